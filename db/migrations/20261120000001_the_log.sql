@@ -26,12 +26,13 @@ CREATE TABLE users (
     username      text,          -- the @handle; null: not to be mentioned
     name          text NOT NULL,
     password_hash text,          -- argon2id; null: cannot sign in
+    read_receipts boolean NOT NULL DEFAULT true,  -- false: others are not told what this person reads
     external_id   text,          -- where an imported account comes from, as 'irc:ubuntu:nick'
     created_at    timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX users_email_key ON users (lower(email));        -- users.by_email, users.register
 CREATE UNIQUE INDEX users_username_key ON users (lower(username));  -- users.by_username, users.register
-CREATE UNIQUE INDEX users_external_id_key ON users (external_id);   -- bulk.known_people
+CREATE UNIQUE INDEX users_external_id_key ON users (external_id);   -- bulk.*
 
 -- One sign-in of one device. The refresh token is stored as its SHA-256, never as it is.
 CREATE TABLE sessions (
@@ -160,9 +161,10 @@ $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
 CREATE FUNCTION author_json(a users) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT '{"id":' || a.id || ',"name":' || to_json(a.name)::text || ',"kind":"' || a.kind || '"}' $$;
 
--- A message in its shared form. quoted and its author are null where the reader may not see the
--- quoted message (or there is none): the quote is then its seq alone.
-CREATE FUNCTION message_json(m messages, a users, quoted messages, quoted_author users)
+-- A message. In its shared form extra is ''; for one reader it is what depends on them, as
+-- ',"status":"sent"'. quoted and its author are null where the reader may not see the quoted
+-- message (or there is none): the quote is then its seq alone.
+CREATE FUNCTION message_json(m messages, a users, quoted messages, quoted_author users, extra text)
 RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.rev
     || CASE WHEN m.client_id IS NULL THEN '' ELSE ',"clientId":' || to_json(m.client_id)::text END
@@ -176,10 +178,74 @@ $$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.
             WHEN quoted.seq IS NULL OR quoted.deleted_at IS NOT NULL THEN ',"replyTo":{"seq":' || m.reply_to || '}'
             ELSE ',"replyTo":{"seq":' || m.reply_to || ',"author":' || author_json(quoted_author)
                  || ',"text":' || to_json(left(quoted.text, 200))::text || '}' END
-    || ',"files":[],"reactions":[]}' $$;
+    || ',"files":[],"reactions":[]' || extra || '}' $$;
+
+-- Who may come in: the open memberships of living threads, with what every answer needs to know.
+-- Each read of a private row goes through this view, or locks the same membership row (writes).
+CREATE VIEW doors AS
+SELECT m.user_id, m.thread_id, m.role, m.joined_rev, m.joined_seq, m.read_seq,
+       t.kind, t.history, t.title, t.created_at,
+       h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at
+FROM memberships m
+JOIN threads t ON t.id = m.thread_id
+JOIN thread_heads h ON h.thread_id = m.thread_id
+WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
+
+-- What one sees behind the door: the stretches (low, high] of seq; only stretches that hold a message.
+CREATE VIEW sights AS
+SELECT d.user_id, d.thread_id, 0::bigint AS low, d.last_seq AS high
+FROM doors d
+WHERE d.history = 'all' AND d.last_seq > 0
+UNION ALL
+SELECT d.user_id, d.thread_id, s.joined_seq, coalesce(s.left_seq, d.last_seq)
+FROM doors d
+JOIN memberships s ON s.thread_id = d.thread_id AND s.user_id = d.user_id
+WHERE d.history = 'joined' AND s.joined_seq < coalesce(s.left_seq, d.last_seq);
+
+-- The threads of a person as they see them: one row per door, its JSON made only when selected.
+CREATE VIEW my_threads AS
+SELECT d.user_id, d.thread_id,
+    '{"id":' || d.thread_id || ',"kind":"' || d.kind || '","history":"' || d.history || '"'
+    || ',"title":' || coalesce(to_json(d.title)::text, 'null')
+    || ',"createdAt":' || time_json(d.created_at)
+    || ',"lastSeq":' || d.last_seq || ',"lastRev":' || d.last_rev
+    || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || d.thread_id || '.' || d.last_rev || '"'
+    || ',"lastMessageAt":' || coalesce(time_json(d.last_message_at), 'null')
+    -- Null when the latest message lies outside the reader's stretches.
+    || ',"lastMessage":' || coalesce((
+        SELECT '{"seq":' || m.seq || ',"author":' || author_json(a)
+            || ',"text":' || to_json(left(m.text, 200))::text
+            || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END || '}'
+        FROM messages m
+        JOIN users a ON a.id = m.author_id
+        WHERE m.thread_id = d.thread_id AND m.seq = d.last_seq
+            AND (d.history = 'all' OR m.seq > d.joined_seq OR EXISTS (
+                SELECT FROM memberships s
+                WHERE s.thread_id = d.thread_id AND s.user_id = d.user_id
+                    AND s.joined_seq < m.seq AND s.left_seq >= m.seq))), 'null')
+    || ',"messageCount":' || d.message_count
+    || ',"unreadCount":' || unread.count
+    || ',"lastReadSeq":' || d.read_seq
+    || ',"role":"' || d.role || '"'
+    || CASE WHEN d.kind = 'channel' THEN '' ELSE ',"members":' || (
+        SELECT '[' || string_agg('{"userId":' || u.id || ',"name":' || to_json(u.name)::text
+            || ',"username":' || coalesce(to_json(u.username)::text, 'null')
+            || ',"role":"' || first.role || '"}', ',' ORDER BY first.user_id) || ']'
+        FROM (SELECT o.user_id, o.role FROM memberships o
+              WHERE o.thread_id = d.thread_id AND o.left_rev IS NULL
+              ORDER BY o.user_id LIMIT 10) first
+        JOIN users u ON u.id = first.user_id) END
+    || '}' AS thread
+FROM doors d
+-- Arithmetic: the messages after my read cursor, less the deleted ones among them, which are
+-- looked for only where there can be any.
+CROSS JOIN LATERAL (SELECT d.last_seq - d.read_seq - CASE WHEN d.last_deleted_seq <= d.read_seq THEN 0 ELSE (
+    SELECT count(*) FROM messages m
+    WHERE m.thread_id = d.thread_id AND m.seq > d.read_seq AND m.deleted_at IS NOT NULL) END AS count) unread;
 
 -- migrate:down
 
+DROP VIEW my_threads, sights, doors;
 DROP FUNCTION message_json, author_json, time_json;
 DROP TABLE imports, client_ids, changes, messages, direct_pairs, memberships, thread_heads, threads,
     sessions, users, log_epoch;

@@ -1,0 +1,68 @@
+-- changes.sql: the durable changes of a thread, as live readers follow them.
+-- Writes nothing. `since` and `heads` answer the hub and not a person: what each stream may be told
+-- of it is decided by its sight (server/live/sight.py), made from `door`.
+
+-- name: epoch :value
+-- Which life of the log this is (db/README.md, restoring).
+-- params:
+-- live:   once at the start of a worker
+-- plan:   log_epoch; one row
+SELECT epoch FROM log_epoch;
+
+-- name: door :one
+-- Where a member stands who begins to follow a thread: its head, and their spans as parallel arrays
+-- (until_ is null for the open span). No row when not a member.
+-- params: user_id, thread_id
+-- route:  GET /api/threads/<thread_id:id>/stream
+-- plan:   memberships_open, memberships_pkey; one row for each span
+SELECT d.history, d.last_seq, d.last_rev, d.log_floor,
+    array_agg(s.joined_seq ORDER BY s.joined_rev) AS from_seq, array_agg(s.left_seq ORDER BY s.joined_rev) AS until_seq,
+    array_agg(s.joined_rev ORDER BY s.joined_rev) AS from_rev, array_agg(s.left_rev ORDER BY s.joined_rev) AS until_rev
+FROM doors d
+JOIN memberships s ON s.thread_id = d.thread_id AND s.user_id = d.user_id
+WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor;
+
+-- name: since :many
+-- The changes after a rev, in order, each with its content as it now is in its shared form. bare is
+-- that of a reply whose quote is a seq alone; from_rev and until_rev the spans of the person a member
+-- change is about. A thread that is deleted can still be read up to the deletion.
+-- params: thread_id, after_rev (exclusive), size
+-- live:   hub: a resume, a lost doorbell, a slow reader (hot after a restart)
+-- plan:   changes_pkey, messages_pkey, users_pkey; at most size changes, no Seq Scan on changes or messages
+SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
+    CASE
+        WHEN c.seq IS NOT NULL THEN message_json(m, a, q, qa, '')
+        WHEN c.kind = 'member' THEN
+            '{"threadId":' || c.thread_id || ',"rev":' || c.rev || ',"act":"' || c.act
+            || '","userId":' || a.id || ',"name":' || to_json(a.name)::text
+            || ',"username":' || coalesce(to_json(a.username)::text, 'null')
+            || ',"role":' || coalesce((
+                SELECT '"' || o.role || '"' FROM memberships o
+                WHERE o.thread_id = c.thread_id AND o.user_id = c.user_id AND o.left_rev IS NULL), 'null') || '}'
+        ELSE '{"id":' || t.id || ',"rev":' || c.rev || ',"kind":"' || t.kind
+            || '","title":' || coalesce(to_json(t.title)::text, 'null') || '}'
+    END AS data,
+    CASE WHEN m.reply_to IS NOT NULL THEN message_json(m, a, NULL, NULL, '') END AS bare,
+    CASE WHEN c.kind = 'member' THEN (
+        SELECT array_agg(s.joined_rev ORDER BY s.joined_rev) FROM memberships s
+        WHERE s.thread_id = c.thread_id AND s.user_id = c.user_id) END AS from_rev,
+    CASE WHEN c.kind = 'member' THEN (
+        SELECT array_agg(s.left_rev ORDER BY s.joined_rev) FROM memberships s
+        WHERE s.thread_id = c.thread_id AND s.user_id = c.user_id) END AS until_rev
+FROM (
+    SELECT * FROM changes WHERE thread_id = :thread_id AND rev > :after_rev ORDER BY rev LIMIT :size
+) c
+JOIN threads t ON t.id = c.thread_id
+LEFT JOIN messages m ON m.thread_id = :thread_id AND m.seq = c.seq
+LEFT JOIN users a ON a.id = coalesce(m.author_id, c.user_id)
+LEFT JOIN messages q ON q.thread_id = :thread_id AND q.seq = m.reply_to
+LEFT JOIN users qa ON qa.id = q.author_id
+ORDER BY c.rev;
+
+-- name: heads :many
+-- How far the followed threads have come: the poll that finds what no doorbell told.
+-- params: thread_ids (bigint[])
+-- live:   hub: once a second for the threads that this worker's readers follow
+-- plan:   thread_heads_pkey; one row for each thread
+SELECT thread_id, last_rev FROM thread_heads WHERE thread_id = ANY(:thread_ids::bigint[]);

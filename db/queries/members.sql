@@ -1,0 +1,137 @@
+-- members.sql: who is in a thread, over which spans.
+-- Writes memberships and the member changes. An act locks first the memberships of the two people
+-- (hold_members, in the order of user_id), then the head (hold_head): the order in which a send
+-- takes the same rows. What is decided then stays true until the commit.
+
+-- name: list :one
+-- The people in a thread, by user id: their JSON and the key to go on from. No row when not a member.
+-- params: user_id, thread_id, after_id (user id, exclusive), size (1 to 100)
+-- route:  GET /api/threads/<thread_id:id>/members
+-- plan:   memberships_open, users_pkey; at most size + 1 rows
+WITH page AS (
+    SELECT m.user_id, m.role, m.joined_at
+    FROM memberships m
+    WHERE m.thread_id = :thread_id AND m.user_id > :after_id AND m.left_rev IS NULL
+    ORDER BY m.user_id
+    LIMIT :size::int + 1
+), kept AS (
+    SELECT user_id, role, joined_at FROM page ORDER BY user_id LIMIT :size
+)
+SELECT (SELECT coalesce('[' || string_agg('{"userId":' || u.id || ',"name":' || to_json(u.name)::text
+            || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"kind":"' || u.kind
+            || '","role":"' || k.role || '","joinedAt":' || time_json(k.joined_at) || '}', ',' ORDER BY u.id)
+            || ']', '[]')
+        FROM kept k JOIN users u ON u.id = k.user_id) AS members,
+    (SELECT count(*) FROM page) > :size AS more,
+    (SELECT max(user_id) FROM kept) AS last_id
+FROM doors d
+WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
+
+-- name: hold_members :many
+-- The open memberships of the one who acts and the one acted upon (often the same), locked.
+-- params: thread_id, user_ids (bigint[])
+-- route:  PATCH /api/threads/<thread_id:id>
+-- route:  DELETE /api/threads/<thread_id:id>
+-- route:  POST /api/threads/<thread_id:id>/join
+-- route:  POST /api/threads/<thread_id:id>/leave
+-- route:  POST /api/threads/<thread_id:id>/members
+-- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
+-- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
+-- plan:   memberships_open; at most two rows
+-- locks:  those rows, in the order of user_id
+SELECT m.user_id, m.role, m.joined_rev
+FROM memberships m
+WHERE m.thread_id = :thread_id AND m.user_id = ANY(:user_ids::bigint[]) AND m.left_rev IS NULL
+ORDER BY m.user_id
+FOR NO KEY UPDATE;
+
+-- name: hold_head :value
+-- The kind of a living thread, its head locked. No row when there is none.
+-- params: thread_id
+-- route:  PATCH /api/threads/<thread_id:id>
+-- route:  DELETE /api/threads/<thread_id:id>
+-- route:  POST /api/threads/<thread_id:id>/join
+-- route:  POST /api/threads/<thread_id:id>/leave
+-- route:  POST /api/threads/<thread_id:id>/members
+-- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
+-- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
+-- plan:   thread_heads_pkey, threads_pkey; one row each
+-- locks:  the head
+SELECT t.kind
+FROM thread_heads h
+JOIN threads t ON t.id = h.thread_id
+WHERE h.thread_id = :thread_id AND h.deleted_at IS NULL
+FOR NO KEY UPDATE OF h;
+
+-- name: succession :one
+-- Whether a thread has people, and admins, besides this one. Asked with the head held.
+-- params: thread_id, member_id
+-- route:  POST /api/threads/<thread_id:id>/leave
+-- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
+-- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
+-- plan:   memberships_open
+SELECT EXISTS (
+        SELECT FROM memberships m
+        WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL) AS others,
+    EXISTS (
+        SELECT FROM memberships m
+        WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL
+            AND m.role = 'admin') AS admins;
+
+-- name: open_span :value
+-- Somebody comes in (again): a new span from here on, everything so far read. The rev of the change;
+-- no row when member_id is nobody. Raises memberships_open when in already.
+-- params: thread_id, member_id, role
+-- route:  POST /api/threads/<thread_id:id>/join
+-- route:  POST /api/threads/<thread_id:id>/members
+-- plan:   thread_heads_pkey, users_pkey; one row each
+-- locks:  the head (already held by hold_head)
+WITH head AS (
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM users u
+    WHERE h.thread_id = :thread_id AND u.id = :member_id
+    RETURNING h.last_rev, h.last_seq
+), span AS (
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, role, read_seq)
+    SELECT :thread_id, :member_id, last_rev, last_seq, :role, last_seq FROM head
+)
+INSERT INTO changes (thread_id, rev, kind, user_id, act)
+SELECT :thread_id, last_rev, 'member', :member_id, 'joined' FROM head
+RETURNING rev;
+
+-- name: close_span :value
+-- Somebody goes: their span ends here. The rev of the change; no row when not in.
+-- params: thread_id, member_id, act (left or removed)
+-- route:  POST /api/threads/<thread_id:id>/leave
+-- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
+-- plan:   memberships_open, thread_heads_pkey; one row each
+-- locks:  the head and the span (already held)
+WITH head AS (
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM memberships m
+    WHERE h.thread_id = :thread_id AND m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL
+    RETURNING h.last_rev, h.last_seq
+), span AS (
+    UPDATE memberships m SET left_rev = head.last_rev, left_seq = head.last_seq, left_at = clock_timestamp()
+    FROM head
+    WHERE m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL
+)
+INSERT INTO changes (thread_id, rev, kind, user_id, act)
+SELECT :thread_id, last_rev, 'member', :member_id, :act FROM head
+RETURNING rev;
+
+-- name: set_role :value
+-- Another role for a member. The rev of the change; no row when they have it already.
+-- params: thread_id, member_id, role
+-- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
+-- plan:   memberships_open, thread_heads_pkey; one row each
+-- locks:  the head and the span (already held)
+WITH span AS (
+    UPDATE memberships m SET role = :role
+    WHERE m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL AND m.role <> :role
+    RETURNING m.thread_id
+), head AS (
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM span WHERE h.thread_id = span.thread_id
+    RETURNING h.last_rev
+)
+INSERT INTO changes (thread_id, rev, kind, user_id, act)
+SELECT :thread_id, last_rev, 'member', :member_id, 'role' FROM head
+RETURNING rev;

@@ -1,0 +1,153 @@
+-- threads.sql: threads and their lists.
+-- Writes threads, thread_heads, direct_pairs, and the first memberships of a new thread.
+-- Reads go through the caller's own membership (views doors and my_threads).
+
+-- name: mine :one
+-- My threads, latest activity first: their JSON and, when there are more, the key to go on from.
+-- params: user_id, search (part of the title, or null), kind (or null), unread (true: only those with unread),
+--         before_at (timestamptz), before_id (where the last page ended, exclusive), size (1 to 100)
+-- route:  GET /api/threads (hot: each start of a client)
+-- plan:   memberships_mine; in proportion to one's own threads, never to messages
+WITH page AS (
+    SELECT d.thread_id, coalesce(d.last_message_at, d.created_at) AS active_at
+    FROM doors d
+    WHERE d.user_id = :user_id
+        AND (:kind::text IS NULL OR d.kind = :kind)
+        AND (:search::text IS NULL OR strpos(lower(d.title), lower(:search)) > 0)
+        AND (coalesce(d.last_message_at, d.created_at), d.thread_id) < (:before_at::timestamptz, :before_id::bigint)
+        -- Deleted messages are not unread: where all that follows the cursor is deleted, nothing is.
+        AND (NOT :unread::boolean OR (d.last_seq > d.read_seq AND (d.last_deleted_seq <= d.read_seq OR
+            d.last_seq - d.read_seq > (
+                SELECT count(*) FROM messages m
+                WHERE m.thread_id = d.thread_id AND m.seq > d.read_seq AND m.deleted_at IS NOT NULL))))
+    ORDER BY active_at DESC, d.thread_id DESC
+    LIMIT :size::int + 1  -- one more tells whether there is a next page
+), kept AS (
+    SELECT thread_id, active_at FROM page ORDER BY active_at DESC, thread_id DESC LIMIT :size
+)
+SELECT coalesce('[' || string_agg(v.thread, ',' ORDER BY k.active_at DESC, k.thread_id DESC) || ']', '[]') AS threads,
+    (SELECT count(*) FROM page) > count(*) AS more,
+    min(k.active_at) AS active_at,
+    (array_agg(k.thread_id ORDER BY k.active_at, k.thread_id))[1] AS thread_id
+FROM kept k
+JOIN my_threads v ON v.thread_id = k.thread_id AND v.user_id = :user_id;
+
+-- name: get :json
+-- One thread as a member sees it. No row when not a member.
+-- params: user_id, thread_id
+-- route:  GET /api/threads/<thread_id:id>
+-- plan:   memberships_open, threads_pkey, thread_heads_pkey; one row each
+SELECT v.thread FROM my_threads v WHERE v.user_id = :user_id AND v.thread_id = :thread_id;
+
+-- name: channel :json
+-- A channel as somebody sees it who has not joined: that it is there, and nothing of what is said.
+-- params: thread_id
+-- route:  GET /api/threads/<thread_id:id>
+-- plan:   threads_pkey, thread_heads_pkey; one row each
+SELECT '{"id":' || t.id || ',"kind":"channel","history":"all","title":' || to_json(t.title)::text
+    || ',"createdAt":' || time_json(t.created_at) || ',"lastSeq":' || h.last_seq || ',"lastRev":' || h.last_rev
+    || ',"streamCursor":"' || e.epoch || '.' || t.id || '.' || h.last_rev
+    || '","lastMessageAt":' || coalesce(time_json(h.last_message_at), 'null')
+    || ',"lastMessage":null,"messageCount":' || h.message_count
+    || ',"unreadCount":0,"lastReadSeq":' || h.last_seq || ',"role":null}'
+FROM threads t
+JOIN thread_heads h ON h.thread_id = t.id
+CROSS JOIN log_epoch e
+WHERE t.id = :thread_id AND t.kind = 'channel' AND h.deleted_at IS NULL;
+
+-- name: create :value
+-- A new group or channel, its people in it, each join a change. No row, and nothing made, when one
+-- of member_ids is nobody.
+-- params: user_id, kind (group or channel), title, member_ids (bigint[], distinct, without user_id)
+-- route:  POST /api/threads
+-- plan:   users_pkey; at most 1,001 people
+-- locks:  none but the new rows
+WITH people AS (
+    -- The founder first: rev 1 is their own join.
+    SELECT u.id, row_number() OVER (ORDER BY u.id <> :user_id, u.id) AS rev
+    FROM users u
+    WHERE u.id = ANY(:member_ids::bigint[] || :user_id::bigint)
+), thread AS (
+    INSERT INTO threads (kind, title, created_by)
+    SELECT :kind, :title, :user_id
+    WHERE (SELECT count(*) FROM people) = cardinality(:member_ids::bigint[]) + 1
+    RETURNING id
+), head AS (
+    INSERT INTO thread_heads (thread_id, last_rev)
+    SELECT thread.id, (SELECT count(*) FROM people) FROM thread
+), span AS (
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, role, read_seq)
+    SELECT thread.id, p.id, p.rev, 0, CASE WHEN p.id = :user_id THEN 'admin' ELSE 'member' END, 0
+    FROM thread, people p
+), change AS (
+    INSERT INTO changes (thread_id, rev, kind, user_id, act)
+    SELECT thread.id, p.rev, 'member', p.id, 'joined' FROM thread, people p
+)
+SELECT id FROM thread;
+
+-- name: create_direct :value
+-- The direct thread of two people. No row when it is there already (also when another made it while
+-- this waited), or when the other is nobody.
+-- params: user_id, other_id (not user_id)
+-- route:  POST /api/threads
+-- plan:   users_pkey
+-- locks:  the pair, until the one who makes it has committed
+WITH other AS (
+    SELECT id FROM users WHERE id = :other_id
+), pair AS (
+    INSERT INTO direct_pairs (low_user_id, high_user_id, thread_id)
+    SELECT least(:user_id::bigint, id), greatest(:user_id::bigint, id), nextval(pg_get_serial_sequence('threads', 'id'))
+    FROM other
+    ON CONFLICT ON CONSTRAINT direct_pairs_pkey DO NOTHING
+    RETURNING thread_id
+), thread AS (
+    INSERT INTO threads (id, kind, created_by) SELECT thread_id, 'direct', :user_id FROM pair RETURNING id
+), head AS (
+    INSERT INTO thread_heads (thread_id, last_rev) SELECT id, 2 FROM thread
+), span AS (
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, read_seq)
+    SELECT id, :user_id::bigint, 1, 0, 0 FROM thread UNION ALL SELECT id, :other_id::bigint, 2, 0, 0 FROM thread
+), change AS (
+    INSERT INTO changes (thread_id, rev, kind, user_id, act)
+    SELECT id, 1, 'member', :user_id::bigint, 'joined' FROM thread
+    UNION ALL SELECT id, 2, 'member', :other_id::bigint, 'joined' FROM thread
+)
+SELECT id FROM thread;
+
+-- name: direct_of :value
+-- The direct thread of two people. No row when there is none.
+-- params: user_id, other_id
+-- route:  POST /api/threads
+-- plan:   direct_pairs_pkey; one row
+SELECT thread_id FROM direct_pairs
+WHERE low_user_id = least(:user_id::bigint, :other_id::bigint)
+    AND high_user_id = greatest(:user_id::bigint, :other_id::bigint);
+
+-- name: rename :value
+-- A new title; the rev of the change. No row when it has that title already.
+-- params: thread_id, title
+-- route:  PATCH /api/threads/<thread_id:id>
+-- plan:   threads_pkey, thread_heads_pkey; one row each
+-- locks:  the head (already held by members.hold_head), the thread
+WITH thread AS (
+    UPDATE threads SET title = :title WHERE id = :thread_id AND title <> :title RETURNING id
+), head AS (
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM thread WHERE h.thread_id = thread.id
+    RETURNING h.thread_id, h.last_rev
+)
+INSERT INTO changes (thread_id, rev, kind) SELECT thread_id, last_rev, 'thread_updated' FROM head
+RETURNING rev;
+
+-- name: remove :value
+-- Deletes a thread softly: its rows stay, nobody comes in any more. The rev of the change.
+-- params: thread_id
+-- route:  DELETE /api/threads/<thread_id:id>
+-- plan:   thread_heads_pkey; one row
+-- locks:  the head (already held by members.hold_head)
+WITH head AS (
+    UPDATE thread_heads SET last_rev = last_rev + 1, deleted_at = clock_timestamp()
+    WHERE thread_id = :thread_id AND deleted_at IS NULL
+    RETURNING thread_id, last_rev
+)
+INSERT INTO changes (thread_id, rev, kind) SELECT thread_id, last_rev, 'thread_deleted' FROM head
+RETURNING rev;

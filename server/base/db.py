@@ -1,0 +1,137 @@
+"""The pool, and the binding of Python signatures to the named blocks of db/queries/*.sql."""
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+
+import asyncpg
+
+ROOT = Path(__file__).parents[2]
+QUERIES = ROOT / "db" / "queries"
+ACQUIRE_SECONDS = 5.0  # how long a request waits for a free connection before it is told 503
+COMMAND_SECONDS = 30.0
+
+FETCH = {  # the word after the block's name, and the asyncpg method that runs it
+    "json": "fetchval",  # one JSON text, or None when there is no row
+    "value": "fetchval",  # one scalar, or None
+    "one": "fetchrow",  # one Record, or None
+    "many": "fetch",  # a list of Record
+    "exec": "execute",  # the command tag
+}
+KEYS = ("params", "route", "cli", "live", "job", "plan", "locks")
+BLOCK = re.compile(r"^-- name: (\w+) :(\w+)\n((?:--.*\n)*)((?:(?!-- name:).*\n)*)", re.M)
+# A :name that is neither a cast, nor part of a word, nor inside a quoted literal (checked by stripping those).
+PARAM = re.compile(r"'(?:[^']|'')*'|--[^\n]*|(?<![:\w]):([a-z_]+)")
+
+Db: TypeAlias = "asyncpg.Pool | asyncpg.Connection"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One statement of a .sql file, its :names turned into $1.. in the order of `params`."""
+
+    name: str  # "messages.page_asc"
+    where: str  # "db/queries/messages.sql:4"
+    kind: str  # a key of FETCH
+    params: tuple[str, ...]
+    header: dict[str, tuple[str, ...]]  # the lines of each key of KEYS, as written
+    text: str  # begins /* messages.page_asc */, so that server logs and pg_stat_statements name it
+
+
+def used(body: str) -> set[str]:
+    """The :names of a statement; those in quotes and comments don't count."""
+    return {match[1] for match in PARAM.finditer(body) if match[1]}
+
+
+@cache
+def blocks(stem: str) -> dict[str, Block]:
+    """The blocks of one file by name. Raises ValueError on a repeated name or undeclared :param."""
+    path, found = QUERIES / f"{stem}.sql", dict[str, Block]()
+    source = path.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(source):
+        name, kind, head, body = match.groups()
+        where = f"db/queries/{stem}.sql:{source.count(chr(10), 0, match.start()) + 1}"
+        header = {key: tuple(_lines(head, key)) for key in KEYS if re.search(rf"^-- {key}:", head, re.M)}
+        declared = re.sub(r"\([^)]*\)", "", " ".join(header.get("params", ())))
+        params = tuple(re.findall(r"\w+", declared))
+        if name in found or kind not in FETCH or set(params) != used(body):
+            raise ValueError(
+                f"{where}: {name} is repeated, of unknown kind, or its params {params} are not those used {used(body)}"
+            )
+
+        def number(m: re.Match[str], order: tuple[str, ...] = params) -> str:
+            return f"${order.index(m[1]) + 1}" if m[1] else m[0]
+
+        text = f"/* {stem}.{name} */ {PARAM.sub(number, body).strip()}"
+        found[name] = Block(f"{stem}.{name}", where, kind, params, header, text)
+    return found
+
+
+def _lines(head: str, key: str) -> list[str]:
+    """The values of one key, each with the indented lines that continue it."""
+    return [
+        re.sub(r"\n--\s+", " ", value).strip() for value in re.findall(rf"^-- {key}:(.*(?:\n-- {{4,}}.*)*)", head, re.M)
+    ]
+
+
+def all_blocks() -> list[Block]:
+    """Every block of every file, in the order of reading."""
+    return [block for path in sorted(QUERIES.glob("*.sql")) for block in blocks(path.stem).values()]
+
+
+def query(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Give `async def page(db, *, ...)` of server/messages.py the block `page` of messages.sql.
+
+    The signature is the contract: when its names are not the block's params the import fails,
+    naming both. The first argument is where it runs: the pool, or the caller's transaction.
+    """
+    block = blocks(fn.__module__.rpartition(".")[2])[fn.__name__]
+    names = tuple(inspect.signature(fn).parameters)[1:]
+    if set(names) != set(block.params):
+        raise TypeError(f"{block.where} takes {block.params}, {fn.__qualname__} takes {names}")
+    method, text, order = FETCH[block.kind], block.text, block.params
+
+    async def run(db: Any, **args: Any) -> Any:
+        values = [args[name] for name in order]
+        if not isinstance(db, asyncpg.Pool):
+            return await getattr(db, method)(text, *values)
+        conn = await db.acquire(timeout=ACQUIRE_SECONDS)
+        try:
+            return await getattr(conn, method)(text, *values)
+        finally:
+            await db.release(conn)
+
+    run.__name__, run.__qualname__, run.__module__ = fn.__name__, fn.__qualname__, fn.__module__
+    run.__doc__ = f"{fn.__doc__ or ''} ({block.where})"
+    run.block = block  # type: ignore[attr-defined]  # read by tests/test_queries.py
+    return cast("Callable[P, Coroutine[Any, Any, R]]", run)
+
+
+async def _keep(_: asyncpg.Connection) -> None:
+    """No reset when a connection goes back: it costs more than the query (FACTS 2).
+
+    The price: only SET LOCAL, and neither LISTEN nor session locks on a pooled connection.
+    """
+
+
+async def open_pool(dsn: str, *, size: int, statement_cache: int, name: str = "bobbin") -> asyncpg.Pool:
+    """At most `size` connections. Connects to none: a server may start before its database.
+
+    statement_cache is the number of prepared statements a connection keeps; 0 for PgBouncer.
+    """
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=size,
+        reset=_keep,
+        statement_cache_size=statement_cache,
+        command_timeout=COMMAND_SECONDS,
+        max_inactive_connection_lifetime=0,
+        server_settings={"application_name": name, "timezone": "UTC"},
+    )

@@ -1,0 +1,59 @@
+"""The log: one JSON line per request, and events with a dotted name and facts.
+
+Never a body, a token or a query string: what is logged are names and numbers we chose.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+Level = Literal["debug", "info", "warning", "error"]
+_RANK: dict[str, int] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+_threshold = _RANK["info"]
+
+
+def set_level(level: str) -> None:
+    """Below this level nothing is written."""
+    global _threshold
+    _threshold = _RANK[level]
+
+
+def event(name: str, *, level: Level = "info", **facts: Any) -> None:
+    """One line on standard output, as event("hub.doubt", reason="silence")."""
+    if _RANK[level] < _threshold:
+        return
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = orjson.dumps({"time": now, "level": level, "event": name, **facts}, default=str)
+    try:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    except (BrokenPipeError, BlockingIOError, ValueError):
+        pass  # whoever read the log is gone; serving goes on
+
+
+class _Lines(logging.Handler):
+    """What libraries log, as events of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: dict[str, Any] = {"logger": record.name, "said": record.getMessage()[:2000]}
+        if record.exc_info and record.exc_info[1] is not None:
+            facts["error"] = repr(record.exc_info[1])[:2000]
+        level: Level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
+        event("library", level=level, **facts)
+
+
+def capture_libraries() -> None:
+    """Send warnings and errors of Sanic, asyncpg, redis and asyncio through here."""
+    root = logging.getLogger()
+    root.handlers[:] = [_Lines()]
+    root.setLevel(logging.WARNING)
+    for name in ("sanic.root", "sanic.error", "sanic.server", "sanic.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
+    # While Postgres is away the pool's keeper writes a traceback at each try; readiness tells it once.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
