@@ -1,0 +1,550 @@
+-- The schema after all migrations, made by `python -m server migrate --dump`: do not edit.
+
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+
+--
+-- Name: pg_trgm; Type: EXTENSION; Schema: -; Owner: -
+--
+
+CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public;
+
+--
+-- Name: EXTENSION pg_trgm; Type: COMMENT; Schema: -; Owner: -
+--
+
+COMMENT ON EXTENSION pg_trgm IS 'text similarity measurement and index searching based on trigrams';
+
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: users; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.users (
+    id bigint NOT NULL,
+    kind text DEFAULT 'user'::text NOT NULL,
+    role text DEFAULT 'member'::text NOT NULL,
+    email text,
+    username text,
+    name text NOT NULL,
+    password_hash text,
+    read_receipts boolean DEFAULT true NOT NULL,
+    external_id text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT users_kind CHECK ((kind = ANY (ARRAY['user'::text, 'bot'::text]))),
+    CONSTRAINT users_role CHECK ((role = ANY (ARRAY['admin'::text, 'agent'::text, 'member'::text])))
+);
+
+--
+-- Name: author_json(public.users); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.author_json(a public.users) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || a.id || ',"name":' || to_json(a.name)::text || ',"kind":"' || a.kind || '"}' $$;
+
+--
+-- Name: messages; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.messages (
+    thread_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    rev bigint NOT NULL,
+    author_id bigint NOT NULL,
+    reply_to bigint,
+    form text,
+    client_id text,
+    text text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    edited_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    CONSTRAINT messages_deleted_text CHECK (((deleted_at IS NULL) OR (text = ''::text))),
+    CONSTRAINT messages_form CHECK ((form = ANY (ARRAY['action'::text, 'notice'::text])))
+);
+
+--
+-- Name: message_json(public.messages, public.users, public.messages, public.users, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted public.messages, quoted_author public.users, extra text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.rev
+    || CASE WHEN m.client_id IS NULL THEN '' ELSE ',"clientId":' || to_json(m.client_id)::text END
+    || ',"author":' || author_json(a)
+    || CASE WHEN m.form IS NULL THEN '' ELSE ',"form":"' || m.form || '"' END
+    || ',"text":' || to_json(m.text)::text
+    || ',"createdAt":' || time_json(m.created_at)
+    || CASE WHEN m.edited_at IS NULL THEN '' ELSE ',"editedAt":' || time_json(m.edited_at) END
+    || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END
+    || CASE WHEN m.reply_to IS NULL THEN ''
+            WHEN quoted.seq IS NULL OR quoted.deleted_at IS NOT NULL THEN ',"replyTo":{"seq":' || m.reply_to || '}'
+            ELSE ',"replyTo":{"seq":' || m.reply_to || ',"author":' || author_json(quoted_author)
+                 || ',"text":' || to_json(left(quoted.text, 200))::text || '}' END
+    || ',"files":[],"reactions":[]' || extra || '}' $$;
+
+--
+-- Name: time_json(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.time_json(t timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
+
+--
+-- Name: changes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.changes (
+    thread_id bigint NOT NULL,
+    rev bigint NOT NULL,
+    kind text NOT NULL,
+    seq bigint,
+    user_id bigint,
+    act text,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT changes_act CHECK ((act = ANY (ARRAY['joined'::text, 'left'::text, 'removed'::text, 'role'::text]))),
+    CONSTRAINT changes_kind CHECK ((kind = ANY (ARRAY['message'::text, 'message_updated'::text, 'member'::text, 'thread_updated'::text, 'thread_deleted'::text])))
+);
+
+--
+-- Name: client_ids; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.client_ids (
+    thread_id bigint NOT NULL,
+    author_id bigint NOT NULL,
+    client_id text NOT NULL,
+    seq bigint NOT NULL,
+    body_hash bytea NOT NULL
+);
+
+--
+-- Name: direct_pairs; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.direct_pairs (
+    low_user_id bigint NOT NULL,
+    high_user_id bigint NOT NULL,
+    thread_id bigint NOT NULL,
+    CONSTRAINT direct_pairs_order CHECK ((low_user_id < high_user_id))
+);
+
+--
+-- Name: memberships; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.memberships (
+    thread_id bigint NOT NULL,
+    user_id bigint NOT NULL,
+    joined_rev bigint NOT NULL,
+    joined_seq bigint NOT NULL,
+    joined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    left_rev bigint,
+    left_seq bigint,
+    left_at timestamp with time zone,
+    role text DEFAULT 'member'::text NOT NULL,
+    read_seq bigint NOT NULL,
+    CONSTRAINT memberships_role CHECK ((role = ANY (ARRAY['admin'::text, 'moderator'::text, 'member'::text]))),
+    CONSTRAINT memberships_span CHECK (((left_rev > joined_rev) AND (left_seq >= joined_seq)))
+)
+WITH (fillfactor='70');
+
+--
+-- Name: thread_heads; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.thread_heads (
+    thread_id bigint NOT NULL,
+    last_seq bigint DEFAULT 0 NOT NULL,
+    last_rev bigint DEFAULT 0 NOT NULL,
+    log_floor bigint DEFAULT 0 NOT NULL,
+    message_count bigint DEFAULT 0 NOT NULL,
+    last_deleted_seq bigint DEFAULT 0 NOT NULL,
+    last_message_at timestamp with time zone,
+    deleted_at timestamp with time zone
+)
+WITH (fillfactor='50');
+
+--
+-- Name: threads; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.threads (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    history text GENERATED ALWAYS AS (
+CASE kind
+    WHEN 'channel'::text THEN 'all'::text
+    ELSE 'joined'::text
+END) STORED NOT NULL,
+    title text,
+    created_by bigint,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT threads_kind CHECK ((kind = ANY (ARRAY['direct'::text, 'group'::text, 'channel'::text]))),
+    CONSTRAINT threads_title CHECK (((title IS NULL) = (kind = 'direct'::text)))
+);
+
+--
+-- Name: doors; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.doors AS
+ SELECT m.user_id,
+    m.thread_id,
+    m.role,
+    m.joined_rev,
+    m.joined_seq,
+    m.read_seq,
+    t.kind,
+    t.history,
+    t.title,
+    t.created_at,
+    h.last_seq,
+    h.last_rev,
+    h.log_floor,
+    h.message_count,
+    h.last_deleted_seq,
+    h.last_message_at
+   FROM ((public.memberships m
+     JOIN public.threads t ON ((t.id = m.thread_id)))
+     JOIN public.thread_heads h ON ((h.thread_id = m.thread_id)))
+  WHERE ((m.left_rev IS NULL) AND (h.deleted_at IS NULL));
+
+--
+-- Name: imports; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.imports (
+    thread_id bigint NOT NULL,
+    source text NOT NULL,
+    records bigint NOT NULL,
+    digest bytea NOT NULL
+);
+
+--
+-- Name: log_epoch; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.log_epoch (
+    one boolean DEFAULT true NOT NULL,
+    epoch text DEFAULT "left"(md5(((random())::text || (clock_timestamp())::text)), 8) NOT NULL,
+    CONSTRAINT log_epoch_single CHECK (one)
+);
+
+--
+-- Name: my_threads; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.my_threads AS
+ SELECT d.user_id,
+    d.thread_id,
+    (((((((((((((((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
+           FROM public.log_epoch)) || '.'::text) || d.thread_id) || '.'::text) || d.last_rev) || '"'::text) || ',"lastMessageAt":'::text) || COALESCE(public.time_json(d.last_message_at), 'null'::text)) || ',"lastMessage":'::text) || COALESCE(( SELECT ((((((('{"seq":'::text || m.seq) || ',"author":'::text) || public.author_json(a.*)) || ',"text":'::text) || (to_json("left"(m.text, 200)))::text) ||
+                CASE
+                    WHEN (m.deleted_at IS NULL) THEN ''::text
+                    ELSE (',"deletedAt":'::text || public.time_json(m.deleted_at))
+                END) || '}'::text)
+           FROM (public.messages m
+             JOIN public.users a ON ((a.id = m.author_id)))
+          WHERE ((m.thread_id = d.thread_id) AND (m.seq = d.last_seq) AND ((d.history = 'all'::text) OR (m.seq > d.joined_seq) OR (EXISTS ( SELECT
+                   FROM public.memberships s
+                  WHERE ((s.thread_id = d.thread_id) AND (s.user_id = d.user_id) AND (s.joined_seq < m.seq) AND (s.left_seq >= m.seq))))))), 'null'::text)) || ',"messageCount":'::text) || d.message_count) || ',"unreadCount":'::text) || unread.count) || ',"lastReadSeq":'::text) || d.read_seq) || ',"role":"'::text) || d.role) || '"'::text) ||
+        CASE
+            WHEN (d.kind = 'channel'::text) THEN ''::text
+            ELSE (',"members":'::text || ( SELECT (('['::text || string_agg((((((((('{"userId":'::text || u.id) || ',"name":'::text) || (to_json(u.name))::text) || ',"username":'::text) || COALESCE((to_json(u.username))::text, 'null'::text)) || ',"role":"'::text) || first.role) || '"}'::text), ','::text ORDER BY first.user_id)) || ']'::text)
+               FROM (( SELECT o.user_id,
+                        o.role
+                       FROM public.memberships o
+                      WHERE ((o.thread_id = d.thread_id) AND (o.left_rev IS NULL))
+                      ORDER BY o.user_id
+                     LIMIT 10) first
+                 JOIN public.users u ON ((u.id = first.user_id)))))
+        END) || '}'::text) AS thread
+   FROM (public.doors d
+     CROSS JOIN LATERAL ( SELECT ((d.last_seq - d.read_seq) -
+                CASE
+                    WHEN (d.last_deleted_seq <= d.read_seq) THEN (0)::bigint
+                    ELSE ( SELECT count(*) AS count
+                       FROM public.messages m
+                      WHERE ((m.thread_id = d.thread_id) AND (m.seq > d.read_seq) AND (m.deleted_at IS NOT NULL)))
+                END) AS count) unread);
+
+--
+-- Name: schema_migrations; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.schema_migrations (
+    version character varying NOT NULL
+);
+
+--
+-- Name: sessions; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.sessions (
+    id bigint NOT NULL,
+    user_id bigint NOT NULL,
+    refresh_hash bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+--
+-- Name: sessions_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.sessions ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.sessions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: sights; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.sights AS
+ SELECT d.user_id,
+    d.thread_id,
+    (0)::bigint AS low,
+    d.last_seq AS high
+   FROM public.doors d
+  WHERE ((d.history = 'all'::text) AND (d.last_seq > 0))
+UNION ALL
+ SELECT d.user_id,
+    d.thread_id,
+    s.joined_seq AS low,
+    COALESCE(s.left_seq, d.last_seq) AS high
+   FROM (public.doors d
+     JOIN public.memberships s ON (((s.thread_id = d.thread_id) AND (s.user_id = d.user_id))))
+  WHERE ((d.history = 'joined'::text) AND (s.joined_seq < COALESCE(s.left_seq, d.last_seq)));
+
+--
+-- Name: threads_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.threads ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.threads_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: users_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.users ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.users_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
+-- Name: changes changes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.changes
+    ADD CONSTRAINT changes_pkey PRIMARY KEY (thread_id, rev);
+
+--
+-- Name: client_ids client_ids_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.client_ids
+    ADD CONSTRAINT client_ids_pkey PRIMARY KEY (thread_id, author_id, client_id);
+
+--
+-- Name: direct_pairs direct_pairs_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.direct_pairs
+    ADD CONSTRAINT direct_pairs_pkey PRIMARY KEY (low_user_id, high_user_id);
+
+--
+-- Name: imports imports_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.imports
+    ADD CONSTRAINT imports_pkey PRIMARY KEY (thread_id, source);
+
+--
+-- Name: log_epoch log_epoch_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.log_epoch
+    ADD CONSTRAINT log_epoch_pkey PRIMARY KEY (one);
+
+--
+-- Name: memberships memberships_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.memberships
+    ADD CONSTRAINT memberships_pkey PRIMARY KEY (thread_id, user_id, joined_rev);
+
+--
+-- Name: messages messages_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.messages
+    ADD CONSTRAINT messages_pkey PRIMARY KEY (thread_id, seq);
+
+--
+-- Name: schema_migrations schema_migrations_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.schema_migrations
+    ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
+
+--
+-- Name: sessions sessions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
+
+--
+-- Name: sessions sessions_refresh_hash_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_refresh_hash_key UNIQUE (refresh_hash);
+
+--
+-- Name: thread_heads thread_heads_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.thread_heads
+    ADD CONSTRAINT thread_heads_pkey PRIMARY KEY (thread_id);
+
+--
+-- Name: threads threads_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.threads
+    ADD CONSTRAINT threads_pkey PRIMARY KEY (id);
+
+--
+-- Name: users users_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+
+--
+-- Name: memberships_mine; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX memberships_mine ON public.memberships USING btree (user_id, thread_id) WHERE (left_rev IS NULL);
+
+--
+-- Name: memberships_open; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX memberships_open ON public.memberships USING btree (thread_id, user_id) WHERE (left_rev IS NULL);
+
+--
+-- Name: messages_deleted; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX messages_deleted ON public.messages USING btree (thread_id, seq) WHERE (deleted_at IS NOT NULL);
+
+--
+-- Name: sessions_user_id; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
+
+--
+-- Name: users_email_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX users_email_key ON public.users USING btree (lower(email));
+
+--
+-- Name: users_external_id_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX users_external_id_key ON public.users USING btree (external_id);
+
+--
+-- Name: users_username_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX users_username_key ON public.users USING btree (lower(username));
+
+--
+-- Name: direct_pairs direct_pairs_high_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.direct_pairs
+    ADD CONSTRAINT direct_pairs_high_fkey FOREIGN KEY (high_user_id) REFERENCES public.users(id);
+
+--
+-- Name: direct_pairs direct_pairs_low_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.direct_pairs
+    ADD CONSTRAINT direct_pairs_low_fkey FOREIGN KEY (low_user_id) REFERENCES public.users(id);
+
+--
+-- Name: imports imports_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.imports
+    ADD CONSTRAINT imports_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.threads(id);
+
+--
+-- Name: memberships memberships_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.memberships
+    ADD CONSTRAINT memberships_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.threads(id);
+
+--
+-- Name: memberships memberships_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.memberships
+    ADD CONSTRAINT memberships_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+
+--
+-- Name: sessions sessions_user_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+
+--
+-- Name: thread_heads thread_heads_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.thread_heads
+    ADD CONSTRAINT thread_heads_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.threads(id);
+
+--
+-- Name: threads threads_created_by_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.threads
+    ADD CONSTRAINT threads_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id);
