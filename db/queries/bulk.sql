@@ -45,15 +45,14 @@ FROM users
 WHERE lower(username) = ANY(:handles::text[]);
 
 -- name: make_people :many
--- Accounts that cannot sign in. Whoever is there already is left as they are and not returned.
+-- Accounts that cannot sign in.
 -- params: external_ids, usernames, names
 -- cli:    bobbin import
--- plan:   users_external_id_key as arbiter
+-- plan:   none
 -- locks:  the new rows of users
 INSERT INTO users (external_id, username, name)
 SELECT external_id, username, name
 FROM unnest(:external_ids::text[], :usernames::text[], :names::text[]) AS new (external_id, username, name)
-ON CONFLICT (external_id) DO NOTHING
 RETURNING id, external_id;
 
 -- name: open_members :many
@@ -129,13 +128,13 @@ ON CONFLICT (thread_id, source) DO UPDATE SET records = excluded.records, digest
 WHERE i.records = :before
 RETURNING true;
 
--- name: lock_import :exec
--- One import per thread. Waits as long as lock_timeout allows.
+-- name: try_import :value
+-- One import per thread: true when it is ours, false when another is at work.
 -- params: thread_id
 -- cli:    bobbin import
 -- plan:   none
 -- locks:  an advisory lock until the connection ends
-SELECT pg_advisory_lock(hashtextextended('bobbin import', :thread_id));
+SELECT pg_try_advisory_lock(hashtextextended('bobbin import', :thread_id));
 
 -- name: lock_title :exec
 -- Two imports that start at once make one channel, not two of the same title.
