@@ -17,6 +17,8 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -24,10 +26,9 @@ VENV = HERE.parent / ".venv"
 PINS = VENV / ".pins"
 PYTHON = VENV / "bin" / "python"
 ENTRY = re.compile(r"^(\S+==\S+.*?) \\\n((?: +--hash=.*\n?)+)", re.M)  # a pin with its marker, its hashes
-PIP = (
-    "-m pip install -qq --disable-pip-version-check --require-hashes --no-deps --only-binary :all:"
-    " --no-compile"  # what is imported is compiled by the first start: half of it never is
-).split()
+PIP = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
+PIP += ["--only-binary", ":all:"]
+PIP += ["--no-compile"]  # the first start compiles what it imports: half of it never is
 # Most of pip's time goes into reading indexes, on one core. Two side by side took 5.3 s where one took
 # 9.1 s; each has whole packages, and the lock leaves nothing to resolve.
 SIDE_BY_SIDE = 2
@@ -43,7 +44,9 @@ def pip_wheel() -> Path:
     folders = (Path(ensurepip.__file__).parent / "_bundled", sysconfig.get_config_var("WHEEL_PKG_DIR"))
     found = [wheel for folder in folders if folder for wheel in Path(folder).glob("pip-*.whl")]
     if not found:
-        raise SystemExit(f"{sys.executable} comes without pip: take another Python, as PYTHON=/path/to/python3")
+        raise SystemExit(
+            f"{sys.executable} comes without pip: take another Python, as PYTHON=/path/to/python3"
+        )
     return max(found)
 
 
@@ -70,19 +73,28 @@ def install(entries: dict[str, str]) -> None:
         wanted = VENV / f".part-{part}"
         wanted.write_text("".join(texts[part::SIDE_BY_SIDE]))
         pips.append(subprocess.Popen([PYTHON, *PIP, "-r", wanted], stdin=subprocess.DEVNULL))
-    if any([pip.wait() for pip in pips]):
+    if max(pip.wait() for pip in pips):  # not any(): each is waited for
         raise SystemExit("pip could not install what the lock names; its own words stand above")
 
 
-def main(lock: str) -> None:
-    wanted = dict(ENTRY.findall((HERE / lock).read_text()))
-    turn = os.open(HERE, os.O_RDONLY)
-    fcntl.flock(turn, fcntl.LOCK_EX)  # ends with this process, however it ends
+@contextmanager
+def turn() -> Iterator[None]:
+    """Wait for other installs of this checkout. Ends with this process at the latest, however it ends."""
+    held = os.open(HERE, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def fill(wanted: dict[str, str]) -> None:
+    """Bring .venv to hold these pins."""
     have = installed()
     if have >= wanted.keys():
         return
     if not have:
-        print("Setting up .venv (once, about ten seconds) ...", file=sys.stderr, flush=True)
+        print("Setting up .venv (once) ...", file=sys.stderr, flush=True)
         wheel = pip_wheel()
         if VENV.exists():
             shutil.rmtree(VENV)
@@ -96,7 +108,12 @@ def main(lock: str) -> None:
     PINS.write_text("\n".join([made_for(), *sorted(kept | wanted.keys())]) + "\n")
 
 
+def main(lock: str) -> None:
+    with turn():
+        fill(dict(ENTRY.findall((HERE / lock).read_text())))
+
+
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - PYTHON may name anything
         raise SystemExit(f"Bobbin needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     main(sys.argv[1])
