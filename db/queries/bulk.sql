@@ -198,6 +198,16 @@ FROM users
 WHERE lower(username) = ANY(:handles::text[]) OR lower(email) = ANY(:emails::text[])
 ORDER BY id;
 
+-- name: town :one
+-- What these people have begun: for the sentence that it is there already.
+-- params: user_ids
+-- cli:    bobbin seed
+-- plan:   any: once per seed; reads the threads, which are few beside their messages
+SELECT count(*) AS threads, coalesce(sum(h.message_count), 0)::bigint AS messages
+FROM threads t
+JOIN thread_heads h ON h.thread_id = t.id
+WHERE t.created_by = ANY(:user_ids::bigint[]) AND h.deleted_at IS NULL;
+
 -- name: make_townspeople :many
 -- params: external_ids, usernames, names, emails, roles, password_hashes, created_at
 -- cli:    bobbin seed

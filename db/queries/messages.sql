@@ -3,11 +3,11 @@
 -- Every write locks in one order: the caller's membership, the message, the head of the thread. A
 -- removal or deletion that commits while a statement waits for a lock is seen by it.
 
--- name: page_asc :one
--- Oldest first: the page after a position.
+-- name: page_after :one
+-- The page after a position.
 -- items is the JSON of the messages, comma-separated; low and high their first and last seq (null when
 -- there are none); first_seq and final_seq what the reader may see in all. No row when not a member.
--- params: user_id, thread_id, after (seq, exclusive), size (1 to 100)
+-- params: user_id, thread_id, after (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
 WITH door AS (
@@ -27,7 +27,7 @@ WITH door AS (
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
     SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
-            ',' ORDER BY p.seq) AS items,
+            ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
     JOIN users a ON a.id = p.author_id
@@ -42,11 +42,11 @@ SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev,
     (SELECT min(low) + 1 FROM sight) AS first_seq, (SELECT max(high) FROM sight) AS final_seq
 FROM door, items;
 
--- name: page_desc :one
--- Newest first: the page before a position.
+-- name: page_before :one
+-- The page before a position.
 -- items is the JSON of the messages, comma-separated; low and high their first and last seq (null when
 -- there are none); first_seq and final_seq what the reader may see in all. No row when not a member.
--- params: user_id, thread_id, before (seq, exclusive), size (1 to 100)
+-- params: user_id, thread_id, before (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
 WITH door AS (
@@ -66,7 +66,7 @@ WITH door AS (
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
     SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
-            ',' ORDER BY p.seq DESC) AS items,
+            ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
     JOIN users a ON a.id = p.author_id
@@ -83,7 +83,7 @@ FROM door, items;
 
 -- name: window :one
 -- The window around a position, ascending: about half of it up to the position, half after it, and
--- more of the one side where the other is short. Columns as for page_asc.
+-- more of the one side where the other is short. Columns as for page_after.
 -- params: user_id, thread_id, middle (seq), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/messages
 -- plan:   memberships_open, messages_pkey, users_pkey; at most 2 x size messages of each stretch, no Seq Scan on messages

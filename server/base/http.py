@@ -29,14 +29,14 @@ B = TypeVar("B", bound="Body")
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=False, kw_only=True):
-    """A request body. Its fields are typed; their bounds are `text` and `whole` annotations.
+    """A request body. Its fields are typed; their bounds are `length` and `whole` annotations.
 
     The type is checked by msgspec (400), the bounds by `read` (422), so that a client learns of all
     faults at once, in details, by field.
     """
 
 
-def text(low: int, high: int, *, pattern: str | None = None, trim: bool = True) -> msgspec.Meta:
+def length(low: int, high: int, *, pattern: str | None = None, trim: bool = True) -> msgspec.Meta:
     """low to high characters after trimming; of the pattern, if any; never NUL, which Postgres can't store."""
     schema: dict[str, Any] = {"minLength": low, "maxLength": high} | ({"pattern": pattern} if pattern else {})
     return msgspec.Meta(extra_json_schema=schema, extra={"text": (low, high, pattern, trim)})
@@ -111,7 +111,7 @@ def _decoder(kind: type[B]) -> msgspec.json.Decoder[B]:
 
 @cache
 def _rules(kind: type[Body]) -> tuple[tuple[str, str, tuple[Any, ...]], ...]:
-    """(field, rule, bounds) of every annotation made by `text`, `whole` and `many`."""
+    """(field, rule, bounds) of every annotation made by `length`, `whole` and `many`."""
     hints = msgspec.structs.fields(kind)
     return tuple((field.name, rule, bounds) for field in hints for rule, bounds in _extras(field.type))
 

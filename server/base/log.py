@@ -5,6 +5,7 @@ Never a body, a token or a query string: what is logged are names and numbers we
 
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -57,3 +58,8 @@ def capture_libraries() -> None:
         logger.setLevel(logging.WARNING)
     # While Postgres is away the pool's keeper writes a traceback at each try; readiness tells it once.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
+
+
+def traceback_of(error: BaseException) -> str:
+    """Where it happened, for the log alone: the innermost frames."""
+    return "".join(traceback.format_exception(error))[-4000:]

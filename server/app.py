@@ -1,0 +1,100 @@
+"""The composition root: what there is, in the order in which it starts, and stops in reverse."""
+
+import asyncio
+from typing import Any
+
+import orjson
+from sanic import Request, Sanic
+from sanic.response import HTTPResponse
+
+from server.base import log
+from server.base.access import RequestIds, Tokens
+from server.base.db import open_pool
+from server.base.errors import AWAY
+from server.base.http import Cursors
+from server.base.settings import Settings
+from server.base.tasks import Tasks
+from server.live import changes, sse
+from server.live.bus import Bus
+from server.live.hub import Hub
+from server.routes import add_routes, answer_to
+from server.users import Passwords
+
+STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
+TASKS_END_SECONDS = 4.0
+REQUESTS_END_SECONDS = 8.0
+
+
+def create_app(settings: Settings) -> Sanic[Any, Any]:
+    """An app that serves these settings. Nothing connects before it starts."""
+    log.set_level(settings.log_level)
+    app: Sanic[Any, Any] = Sanic("bobbin", configure_logging=False, dumps=orjson.dumps, loads=orjson.loads)
+    app.config.ACCESS_LOG = False
+    app.config.AUTO_EXTEND = False
+    app.config.FALLBACK_ERROR_FORMAT = "json"
+    app.config.GRACEFUL_SHUTDOWN_TIMEOUT = REQUESTS_END_SECONDS
+    app.config.REQUEST_MAX_SIZE = settings.max_body_bytes
+    app.config.KEEP_ALIVE_TIMEOUT = 75  # longer than the 60 s of most proxies, so that they close first
+    app.ctx.settings = settings
+    app.ctx.tokens = Tokens(settings.jwt_secret)
+    app.ctx.cursors = Cursors(settings.jwt_secret)
+    app.ctx.request_ids = RequestIds()
+    app.ctx.tasks = Tasks()
+    add_routes(app)
+
+    async def start(app: Sanic[Any, Any]) -> None:
+        log.capture_libraries()
+        ctx = app.ctx
+        ctx.passwords = Passwords(braked=settings.rate_limits)
+        ctx.db = await open_pool(
+            settings.database_url, size=settings.db_pool_size, statement_cache=settings.db_statement_cache
+        )
+        ctx.hub = Hub(ctx.db, encode=sse.encode)
+        ctx.bus = Bus(settings.redis_url, heard=ctx.hub.heard, joined=ctx.hub.joined, doubt=ctx.hub.doubt)
+        ctx.epoch = await _epoch(ctx.db)
+        ctx.hub.start(ctx.bus, epoch=ctx.epoch)
+        ctx.bus.start()
+
+    async def stop(app: Sanic[Any, Any]) -> None:
+        """Twice does no harm: Sanic calls it again when a second signal comes."""
+        ctx = app.ctx
+        if ctx.hub.closing:
+            return
+        await ctx.hub.close(STREAMS_END_SECONDS)
+        await ctx.tasks.drain(TASKS_END_SECONDS)
+
+    async def end(app: Sanic[Any, Any]) -> None:
+        ctx = app.ctx
+        await ctx.tasks.drain(1)
+        await ctx.bus.close()
+        ctx.passwords.close()
+        try:
+            async with asyncio.timeout(2):
+                await ctx.db.close()
+        except TimeoutError:
+            ctx.db.terminate()
+
+    app.before_server_start(start)  # type: ignore[no-untyped-call]
+    app.before_server_stop(stop)  # type: ignore[no-untyped-call]
+    app.after_server_stop(end)  # type: ignore[no-untyped-call]
+
+    @app.exception(Exception)  # type: ignore[untyped-decorator]
+    async def unrouted(request: Request | None, error: Exception) -> HTTPResponse:
+        """What is raised outside a handler: no such address or method, a broken or too large request."""
+        given = request.headers.get("x-request-id") if request is not None else None
+        request_id = app.ctx.request_ids.of(given)
+        response = answer_to(error, request_id)
+        response.headers["X-Request-Id"] = request_id
+        return response
+
+    return app
+
+
+async def _epoch(db: Any) -> str:
+    """The life of the log; waits for a database that is away, for a minute."""
+    for _ in range(60):
+        try:
+            return await changes.epoch(db)
+        except AWAY:
+            await asyncio.sleep(1)
+    return await changes.epoch(db)

@@ -1,0 +1,175 @@
+"""The doorbell: Redis pub/sub between the workers. Losing it makes delivery late, never lost.
+
+One connection listens, on one channel for each thread that this worker's readers follow; another
+publishes. Both are made without retries: a retried subscription loses messages without a word (FACTS 3),
+and here a word is all that is needed, for the log has everything.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+
+import redis.asyncio as redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from server.base import log
+
+CHANNEL = "thread:"
+CONTROL = "bobbin"  # always subscribed: a pub/sub connection must have a channel before it can listen
+PING_SECONDS = 2.0
+SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
+RECONNECT_SECONDS = (0.05, 1.0)
+PENDING = 10_000  # doorbells not yet published; beyond it they are dropped, and found by the readers' poll
+AWAY = (RedisError, OSError, asyncio.TimeoutError)
+
+
+class Bus:
+    """Rings doorbells, and hears those that others ring.
+
+    heard(thread_id, payload): a doorbell. joined(thread_id): a subscription stands from now on.
+    doubt(reason): something may have been missed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        heard: Callable[[int, bytes], None],
+        joined: Callable[[int], None],
+        doubt: Callable[[str], None],
+    ) -> None:
+        self.up = False  # whether the listening connection stands
+        self._url, self._heard, self._joined, self._doubt = url, heard, joined, doubt
+        self._channels: set[int] = set()
+        self._outbox: deque[tuple[str, str]] = deque(maxlen=PENDING)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flushing = False
+        self._publisher = self._client()
+        self._pubsub: PubSub | None = None
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(
+            self._url, protocol=3, socket_timeout=5, socket_connect_timeout=2, retry=None, health_check_interval=0
+        )
+
+    def start(self) -> None:
+        """Begin to listen, in the background, for as long as the worker lives."""
+        self._spawn(self._listen())
+
+    async def close(self) -> None:
+        """Publish what is pending, then stop."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(1):
+                await self._flush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(*AWAY):
+            await self._publisher.aclose()
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def answers(self) -> bool:
+        """Whether Redis is there, within a second."""
+        try:
+            async with asyncio.timeout(1):
+                return bool(await self._publisher.ping())
+        except AWAY:
+            return False
+
+    # -- ringing
+
+    def ring(self, thread_id: int, rev: int) -> None:
+        """There is something up to rev: read the log."""
+        self._post(thread_id, str(rev))
+
+    def ring_message(
+        self, thread_id: int, rev: int, seq: int, quoted: int | None, message: str, bare: str | None
+    ) -> None:
+        """A new message, with the bytes that every reader gets: nobody need ask the database."""
+        self._post(thread_id, f"{rev} {seq} {quoted or 0}\n{message}\n{bare or ''}")
+
+    def _post(self, thread_id: int, payload: str) -> None:
+        self._outbox.append((f"{CHANNEL}{thread_id}", payload))
+        if not self._flushing:
+            self._flushing = True
+            self._spawn(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._outbox:
+                pipe = self._publisher.pipeline(transaction=False)
+                for _ in range(min(len(self._outbox), 200)):
+                    pipe.publish(*self._outbox.popleft())
+                await pipe.execute()
+        except AWAY as error:
+            self._outbox.clear()
+            log.event("bus.unrung", level="warning", reason=type(error).__name__)
+        finally:
+            self._flushing = False
+
+    # -- listening
+
+    async def follow(self, thread_id: int) -> None:
+        """Listen for a thread from now on, also after a reconnect."""
+        self._channels.add(thread_id)
+        if self.up and self._pubsub is not None:
+            with contextlib.suppress(*AWAY):  # the listener meets the same error and reconnects
+                await self._pubsub.subscribe(f"{CHANNEL}{thread_id}")
+
+    async def unfollow(self, thread_id: int) -> None:
+        """No longer."""
+        self._channels.discard(thread_id)
+        if self.up and self._pubsub is not None:
+            with contextlib.suppress(*AWAY):
+                await self._pubsub.unsubscribe(f"{CHANNEL}{thread_id}")
+
+    async def _listen(self) -> None:
+        pause = RECONNECT_SECONDS[0]
+        while True:
+            client = self._client()
+            try:
+                async with client.pubsub() as pubsub:
+                    await pubsub.subscribe(CONTROL, *(f"{CHANNEL}{thread_id}" for thread_id in self._channels))
+                    self._pubsub, self.up = pubsub, True
+                    pause = RECONNECT_SECONDS[0]
+                    self._doubt("connected")  # whatever was rung before is not known here
+                    await self._hear(pubsub)
+            except AWAY as error:
+                reason = f"{type(error).__name__}: {error}"[:200]
+            finally:
+                was_up, self.up, self._pubsub = self.up, False, None
+                with contextlib.suppress(*AWAY):
+                    await client.aclose()
+            if was_up:
+                log.event("bus.lost", level="warning", reason=reason)
+                self._doubt("lost")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RECONNECT_SECONDS[1])
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        """Until the connection fails. A hanging server never fails by itself: hence the pings."""
+        heard_at = pinged_at = time.monotonic()
+        while True:
+            message = await pubsub.get_message(timeout=1.0)
+            now = time.monotonic()
+            if message is not None:
+                heard_at = now
+                channel = message["channel"].decode() if message["channel"] is not None else ""
+                if not channel.startswith(CHANNEL):
+                    continue
+                if message["type"] == "message":
+                    self._heard(int(channel[len(CHANNEL) :]), message["data"])
+                elif message["type"] == "subscribe":
+                    self._joined(int(channel[len(CHANNEL) :]))
+            if now - heard_at > SILENCE_SECONDS:
+                raise TimeoutError("silence")
+            if now - pinged_at > PING_SECONDS:
+                pinged_at = now
+                await pubsub.ping()

@@ -1,0 +1,373 @@
+"""The hub of a worker: for each followed thread a short ring of the latest changes, and its readers.
+
+A reader keeps a cursor and no queue. Whoever stands at the end of the ring and whose socket takes it
+is written to at once; everybody else reads from the cursor: from the ring where it reaches, else from
+the log. Resume, join, lost doorbell and slow reader are that one path. Doorbells may come twice, late,
+out of order or not at all: revs are dense, so a gap is seen, and a poll sees what rang nowhere.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from itertools import islice
+from typing import Protocol
+
+import asyncpg
+
+from server.base import log
+from server.base.errors import AWAY
+from server.live import changes
+from server.live.sight import FOREVER, Event, Sight
+
+RING_EVENTS, RING_BYTES = 256, 256 * 1024  # of one thread
+RING_SECONDS = 60.0  # a thread without news for so long needs no ring: the log has it
+POLL_SECONDS = 1.0  # how late a reader may be when no doorbell rings
+GRACE_SECONDS = 0.01  # doorbells of one thread overtake each other; the missing one is usually on its way
+LINGER_SECONDS = 10.0  # a feed without readers is kept for so long: they often come back
+POLL_PAGE = 1000  # threads asked about at once
+LOG_PAGE = 200  # changes read at once
+LOG_READERS = 4  # reads of the log at once, so that catching up leaves connections for the rest
+PUSH_BYTES = 128 * 1024  # more than that at once goes the slow way, in pieces
+HEARTBEAT_SECONDS = 15.0
+
+
+class Reader(Protocol):
+    """Somebody who follows a thread: an SSE stream (live/sse.py)."""
+
+    cursor: int  # the rev up to which everything visible has been written
+    sight: Sight
+    parked: bool  # waiting for news, nothing half-written
+    written_at: float  # monotonic seconds of the last byte
+
+    def writable(self) -> bool:
+        """Whether the socket takes more now without anything piling up."""
+
+    def push(self, chunk: bytes, now: float) -> None:
+        """Write encoded frames at once; only when parked and writable. now is monotonic."""
+
+    def wake(self) -> None:
+        """Look again: there is news, or the end."""
+
+    def close(self) -> None:
+        """End as soon as possible; the client is to come back."""
+
+    def abort(self) -> None:
+        """End now, whatever is half-written."""
+
+
+class Doorbell(Protocol):
+    """What the hub needs of the bus."""
+
+    async def follow(self, thread_id: int) -> None:
+        """Listen for a thread."""
+
+    async def unfollow(self, thread_id: int) -> None:
+        """No longer."""
+
+
+class Gap(Exception):
+    """What a cursor asks for is no longer in the log; `head` is where the reader may go on."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__(head)
+        self.head = head
+
+
+class Feed:
+    """One followed thread: the ring covers the revs up to head, without a gap."""
+
+    __slots__ = ("early", "filling", "fresh", "grace", "head", "heard_at", "known", "left_at", "readers", "ring",
+                 "ring_bytes", "thread_id")  # fmt: skip
+
+    def __init__(self, thread_id: int, head: int) -> None:
+        self.thread_id = thread_id
+        self.head = self.known = head  # known: the highest rev that is said to exist
+        self.ring: deque[Event] = deque()
+        self.ring_bytes = 0
+        self.early: dict[int, Event] = {}  # came before their predecessor
+        self.fresh: list[Event] = []  # in the ring, not yet offered to the parked readers
+        self.readers: set[Reader] = set()
+        self.filling = False
+        self.grace: asyncio.TimerHandle | None = None
+        self.heard_at = self.left_at = 0.0
+
+    def covers(self, cursor: int) -> bool:
+        """Whether the ring has all that follows a cursor."""
+        return bool(self.ring) and self.ring[0].rev <= cursor + 1
+
+    def after(self, cursor: int) -> list[Event]:
+        """The events of the ring that follow a cursor it covers."""
+        return list(islice(self.ring, cursor + 1 - self.ring[0].rev, None))
+
+    def append(self, event: Event) -> None:
+        """The next rev. What it makes outdated is dropped: text that was edited or deleted is not told again."""
+        if event.kind == "message_updated":
+            stale = max((e.rev for e in self.ring if event.seq in (e.seq, e.quoted)), default=0)
+            while self.ring and self.ring[0].rev <= stale:
+                self._drop()
+        self.ring.append(event)
+        self.ring_bytes += len(event.frame)
+        self.head = event.rev
+        self.fresh.append(event)
+        while len(self.ring) > RING_EVENTS or self.ring_bytes > RING_BYTES:
+            self._drop()
+
+    def _drop(self) -> None:
+        self.ring_bytes -= len(self.ring.popleft().frame)
+
+    def clear(self) -> None:
+        """Forget the ring; readers go on from the log."""
+        self.ring.clear()
+        self.ring_bytes = 0
+
+
+class Hub:
+    """All feeds of this worker."""
+
+    def __init__(self, db: asyncpg.Pool, *, encode: Callable[[bytes], bytes]) -> None:
+        """encode turns frames into what goes to a socket (HTTP chunks), once for all readers."""
+        self.epoch = ""
+        self.closing = False
+        self._db, self._encode = db, encode
+        self._heartbeat = encode(b":\n\n")
+        self._bus: Doorbell | None = None
+        self._feeds: dict[int, Feed] = {}
+        self._dirty: list[Feed] = []
+        self._unseen: set[int] = set()  # feeds whose head is to be looked up
+        self._reading = asyncio.Semaphore(LOG_READERS)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, bus: "Doorbell", *, epoch: str) -> None:
+        """Begin to poll and to beat, for as long as the worker lives."""
+        self._bus, self.epoch = bus, epoch
+        self._spawn(self._poll())
+        self._spawn(self._beat())
+
+    async def close(self, seconds: float) -> None:
+        """Send every reader away, to come back elsewhere; after so many seconds without waiting for them."""
+        self.closing = True
+        for reader in self._readers():
+            reader.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(True for _ in self._readers()):
+                    await asyncio.sleep(0.02)
+        for reader in self._readers():
+            reader.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _readers(self) -> list["Reader"]:
+        return [reader for feed in self._feeds.values() for reader in feed.readers]
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- readers
+
+    async def follow(self, reader: "Reader", thread_id: int, *, head: int) -> Feed:
+        """Add a reader; head is the last rev of the thread as its door told it.
+
+        What happens between that and the subscription is found when the subscription stands.
+        """
+        feed = self._feeds.get(thread_id)
+        fresh = feed is None
+        if feed is None:
+            feed = self._feeds[thread_id] = Feed(thread_id, head)
+        feed.readers.add(reader)
+        self._known(feed, head)
+        if fresh and self._bus is not None:
+            await self._bus.follow(thread_id)
+        return feed
+
+    def leave(self, reader: "Reader", feed: Feed) -> None:
+        """Remove a reader. The feed stays for a while: they often come back at once."""
+        feed.readers.discard(reader)
+        feed.left_at = time.monotonic()
+
+    async def after(self, feed: Feed, cursor: int) -> list[Event]:
+        """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises."""
+        if cursor >= feed.head:
+            return []
+        if feed.covers(cursor):
+            return feed.after(cursor)
+        rows = await self._since(feed, cursor)
+        if not rows or rows[0].rev != cursor + 1:
+            raise Gap(feed.head)
+        return rows
+
+    async def _since(self, feed: Feed, cursor: int) -> list[Event]:
+        async with self._reading:
+            rows = await changes.since(self._db, thread_id=feed.thread_id, after_rev=cursor, size=LOG_PAGE)
+        return [changes.event_of(row, epoch=self.epoch, thread_id=feed.thread_id) for row in rows]
+
+    # -- news, from the bus
+
+    def heard(self, thread_id: int, payload: bytes) -> None:
+        """A doorbell: "rev", or "rev seq quoted", the message, and the same with a bare quote, a line each."""
+        feed = self._feeds.get(thread_id)
+        if feed is None:
+            return
+        head, _, rest = payload.partition(b"\n")
+        rev, *place = (int(part) for part in head.split())
+        if rev <= feed.head:
+            return
+        feed.heard_at = time.monotonic()
+        if not place:
+            self._known(feed, rev)
+            return
+        feed.known = max(feed.known, rev)
+        message, _, bare = rest.partition(b"\n")
+        event = Event(
+            rev=rev,
+            kind="message",
+            seq=place[0],
+            quoted=place[1] or None,
+            user_id=None,
+            act=None,
+            frame=changes.frame(self.epoch, thread_id, rev, "message", message),
+            bare=changes.frame(self.epoch, thread_id, rev, "message", bare) if bare else None,
+        )
+        if rev == feed.head + 1:
+            self._take(feed, event)
+        elif len(feed.early) < RING_EVENTS:
+            feed.early[rev] = event
+        if feed.known > feed.head and feed.grace is None:
+            feed.grace = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._grace_over, feed)
+
+    def joined(self, thread_id: int) -> None:
+        """The subscription stands: what came before it is looked up."""
+        self._look(thread_id)
+
+    def doubt(self, reason: str) -> None:
+        """Doorbells may have been missed: look everywhere."""
+        log.event("hub.doubt", reason=reason, threads=len(self._feeds))
+        self._look(*self._feeds)
+
+    def _look(self, *thread_ids: int) -> None:
+        if not self._unseen:
+            self._spawn(self._look_up())
+        self._unseen.update(thread_ids)
+
+    async def _look_up(self) -> None:
+        await asyncio.sleep(0)  # gather what else this turn of the loop asks for
+        wanted, self._unseen = list(self._unseen), set()
+        try:
+            for start in range(0, len(wanted), POLL_PAGE):
+                for row in await changes.heads(self._db, thread_ids=wanted[start : start + POLL_PAGE]):
+                    feed = self._feeds.get(row["thread_id"])
+                    if feed is not None:
+                        self._known(feed, row["last_rev"])
+        except AWAY as error:  # the next poll asks again
+            log.event("hub.blind", level="warning", reason=type(error).__name__)
+
+    async def _poll(self) -> None:
+        """Whatever rings nowhere is found here: a worker died before it rang, Redis is away."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            for feed in list(self._feeds.values()):
+                if not feed.readers and now - feed.left_at > LINGER_SECONDS:
+                    del self._feeds[feed.thread_id]
+                    if self._bus is not None:
+                        await self._bus.unfollow(feed.thread_id)
+                elif now - feed.heard_at > RING_SECONDS:
+                    feed.clear()
+            silent = [feed.thread_id for feed in self._feeds.values() if now - feed.heard_at > POLL_SECONDS]
+            if silent:
+                self._unseen.update(silent)
+                await self._look_up()
+
+    # -- the ring
+
+    def _known(self, feed: Feed, rev: int) -> None:
+        """There is a change up to rev: see that the ring gets there."""
+        feed.known = max(feed.known, rev)
+        if feed.known > feed.head and not feed.filling:
+            feed.filling = True
+            self._spawn(self._fill(feed))
+
+    def _grace_over(self, feed: Feed) -> None:
+        feed.grace = None
+        self._known(feed, feed.known)
+
+    async def _fill(self, feed: Feed) -> None:
+        """Read the log from the ring's end, once for all readers."""
+        try:
+            while feed.known > feed.head and self._feeds.get(feed.thread_id) is feed:
+                events = await self._since(feed, feed.head)
+                if not events:
+                    self._skip(feed, feed.known)  # no longer in the log
+                    return
+                if events[0].rev > feed.head + 1:
+                    self._skip(feed, events[0].rev - 1)
+                for event in events:
+                    if event.rev == feed.head + 1:
+                        self._take(feed, event)
+        except AWAY as error:  # the next poll tries again
+            log.event("hub.blind", level="warning", reason=type(error).__name__)
+        finally:
+            feed.filling = False
+
+    def _skip(self, feed: Feed, head: int) -> None:
+        feed.clear()
+        feed.fresh.clear()
+        feed.head = head
+        for reader in feed.readers:
+            reader.wake()
+
+    def _take(self, feed: Feed, event: Event) -> None:
+        """Append the next change, and those that waited for it; offer them when this turn of the loop ends."""
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._offer)
+        if not feed.fresh:
+            self._dirty.append(feed)
+        feed.append(event)
+        while feed.early:
+            waiting = feed.early.pop(feed.head + 1, None)
+            if waiting is None:
+                feed.early = {rev: early for rev, early in feed.early.items() if rev > feed.head}
+                break
+            feed.append(waiting)
+
+    def _offer(self) -> None:
+        """Write what is new, joined and encoded once, to each reader who stands at the end and takes it."""
+        dirty, self._dirty = self._dirty, []
+        now = time.monotonic()
+        for feed in dirty:
+            events, feed.fresh = feed.fresh, []
+            if not events:
+                continue
+            first, last = events[0].rev, events[-1].rev
+            lowest = min((place for e in events for place in (e.seq, e.quoted) if place is not None), default=FOREVER)
+            plain = all(event.kind != "thread_deleted" and event.act not in ("left", "removed") for event in events)
+            chunk = self._encode(b"".join([event.frame for event in events])) if plain else b""
+            for reader in feed.readers:
+                if (
+                    plain
+                    and reader.parked
+                    and reader.cursor == first - 1
+                    and lowest > reader.sight.floor
+                    and first > reader.sight.opened
+                    and len(chunk) <= PUSH_BYTES
+                    and reader.writable()
+                ):
+                    reader.push(chunk, now)
+                    reader.cursor = last
+                elif reader.cursor < last:
+                    reader.wake()
+
+    async def _beat(self) -> None:
+        """A comment to whoever has heard nothing for a while, so that proxies and timeouts let them be."""
+        while True:
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            for feed in self._feeds.values():
+                for reader in feed.readers:
+                    if now - reader.written_at >= HEARTBEAT_SECONDS and reader.parked and reader.writable():
+                        reader.push(self._heartbeat, now)

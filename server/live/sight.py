@@ -1,0 +1,78 @@
+"""What one reader may be told of a thread's changes. The bytes are shared, the right to see them is not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FOREVER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of membership: messages with from_seq < seq <= until_seq, changes from_rev..until_rev."""
+
+    from_seq: int
+    until_seq: int
+    from_rev: int
+    until_rev: int
+
+
+@dataclass(slots=True)
+class Event:
+    """One durable change, ready to be written to every reader who may see it."""
+
+    rev: int
+    kind: str  # message, message_updated, member, thread_updated, thread_deleted
+    seq: int | None  # of the message
+    quoted: int | None  # the seq it answers
+    user_id: int | None  # whose membership
+    act: str | None  # joined, left, removed, role
+    frame: bytes  # the SSE frame
+    bare: bytes | None = None  # the same with the quote as a seq alone
+    spans: tuple[tuple[int, int], ...] | None = None  # of that person, as revs; known where read from the log
+
+
+class Sight:
+    """The spans of one member, as they stand when the stream begins, the last one open.
+
+    They need no refreshing: the changes come in the order of rev, so one's own removal is met, and
+    ends the stream, before anything that came after it.
+    """
+
+    __slots__ = ("everything", "floor", "opened", "spans", "user_id")
+
+    def __init__(self, *, user_id: int, everything: bool, spans: Sequence[Span]) -> None:
+        self.user_id = user_id
+        self.everything = everything  # history: all
+        self.spans = spans
+        self.opened = spans[-1].from_rev
+        # Above it a message needs no further look; below it the spans decide.
+        self.floor = 0 if everything else spans[-1].from_seq
+
+    def sees(self, seq: int) -> bool:
+        """Whether a message is in sight."""
+        return seq > self.floor or any(s.from_seq < seq <= s.until_seq for s in self.spans)
+
+    def frame(self, event: Event) -> bytes | None:
+        """What this reader is told of a change, or None."""
+        if event.seq is not None:
+            if not self.sees(event.seq):
+                return None
+            return event.frame if event.quoted is None or self.sees(event.quoted) else event.bare
+        if self.everything or event.kind != "member":
+            return event.frame
+        if event.rev >= self.opened or any(s.from_rev <= event.rev <= s.until_rev for s in self.spans):
+            return event.frame
+        # Told from a time when the reader was away: only about people they have been in here with,
+        # so that their list of members comes out right and nobody is betrayed who came and went.
+        met = any(
+            theirs[0] <= mine.until_rev and mine.from_rev <= theirs[1]
+            for theirs in event.spans or ()
+            for mine in self.spans
+        )
+        return event.frame if met else None
+
+    def ends(self, event: Event) -> bool:
+        """Whether nothing after this change is for this reader."""
+        if event.kind == "thread_deleted":
+            return True
+        return event.user_id == self.user_id and event.act in ("left", "removed") and event.rev > self.opened

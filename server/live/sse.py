@@ -1,0 +1,164 @@
+"""The thread stream: Server-Sent Events from a cursor on, without gap, repeat or queue."""
+
+import asyncio
+import random
+import time
+from typing import Any
+
+from sanic import Request
+from sanic.response import HTTPResponse, ResponseStream
+
+from server.base import log
+from server.base.errors import AWAY, NotFound, Unavailable
+from server.live import changes
+from server.live.hub import Feed, Gap, Hub
+from server.live.sight import Sight
+
+RETRY_MS = 2000
+PIECE_BYTES = 64 * 1024  # what a slow reader is sent at once: the most that is held for one
+RETRY_LOG_SECONDS = 1.0  # between tries to read the log while the database is away
+
+
+def encode(frames: bytes) -> bytes:
+    """Frames as one HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(frames), frames)
+
+
+class Stream:
+    """One reader over SSE: see hub.Reader.
+
+    Sanic's own send is used whenever there may be a wait. The hub writes to the transport directly
+    when the stream is parked and its buffer is not full: that is half of the cost of a delivery.
+    """
+
+    __slots__ = ("_ending", "_feed", "_hub", "_protocol", "_response", "_waiter", "cursor", "parked", "sight",
+                 "written_at")  # fmt: skip
+
+    def __init__(self, hub: Hub, sight: Sight, cursor: int) -> None:
+        self.cursor, self.sight = cursor, sight
+        self.parked, self.written_at = False, time.monotonic()
+        self._hub, self._ending = hub, False
+        self._waiter: asyncio.Future[None] | None = None
+        self._response: ResponseStream | None = None
+        self._protocol: Any = None
+        self._feed: Feed | None = None
+
+    # -- what the hub calls
+
+    def writable(self) -> bool:
+        return bool(self._protocol._can_write.is_set()) and not self._protocol.transport.is_closing()
+
+    def push(self, chunk: bytes, now: float) -> None:
+        self._protocol.transport.write(chunk)
+        self._protocol._time = self.written_at = now  # Sanic counts the silence of a connection from here
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        self._ending = True
+        self.wake()
+
+    def abort(self) -> None:
+        if self._protocol is not None:
+            self._protocol.abort()
+
+    # -- what the handler calls
+
+    async def run(self, request: Request, feed: Feed, response: ResponseStream, opening: bytes) -> None:
+        """Write the opening, then all changes after the cursor, until the end of membership, thread or worker."""
+        self._feed, self._response, self._protocol = feed, response, request.stream.protocol  # type: ignore[union-attr]
+        await self._send(opening)
+        while not self._ending:
+            try:
+                events = await self._hub.after(feed, self.cursor)
+            except Gap as gap:
+                self.cursor = gap.head
+                cursor = f"{self._hub.epoch}.{feed.thread_id}.{gap.head}"
+                await self._send(resync(cursor))
+                continue
+            except AWAY as error:
+                log.event("stream.blind", level="warning", thread=feed.thread_id, reason=type(error).__name__)
+                await asyncio.sleep(RETRY_LOG_SECONDS)
+                continue
+            if not events:
+                await self._park()
+                continue
+            piece: list[bytes] = []
+            size = 0
+            for event in events:
+                frame = self.sight.frame(event)
+                if frame is not None:
+                    if size and size + len(frame) > PIECE_BYTES:
+                        await self._send(b"".join(piece))
+                        piece, size = [], 0
+                    piece.append(frame)
+                    size += len(frame)
+                self.cursor = event.rev
+                if self.sight.ends(event):
+                    self._ending = True
+                    break
+            if piece:
+                await self._send(b"".join(piece))
+        if self._hub.closing:
+            # Not all at once: those who are sent away come back over some seconds.
+            await self._send(b"retry: %d\n\n" % random.randint(RETRY_MS // 2, RETRY_MS * 2))
+
+    async def _send(self, frames: bytes) -> None:
+        await self._response.send(frames)  # type: ignore[union-attr]
+        self.written_at = time.monotonic()
+
+    async def _park(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        self.parked = True
+        try:
+            await self._waiter
+        finally:
+            self.parked, self._waiter = False, None
+
+
+def resync(cursor: str) -> bytes:
+    """Something is missing that can't be told any more: fetch afresh, and go on from here."""
+    return f'id: {cursor}\nevent: resync\ndata: {{"cursor":"{cursor}"}}\n\n'.encode()
+
+
+async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None:
+    """Follow a thread live, from now on or from where one has read to.
+
+    Last-Event-ID (header, or ?lastEventId=): the cursor to go on from; one that can't be served gets `resync`.
+    200 text/event-stream: ready {"cursor", "lastSeq"}, then message, message_updated, member,
+    thread_updated, thread_deleted, resync, each with its id; a comment every 15 s. It ends when the
+    caller is no longer a member, or the thread is deleted. 404 when not a member; 503 while stopping.
+    """
+    ctx, user_id = request.app.ctx, request.ctx.user_id
+    hub: Hub = ctx.hub
+    if hub.closing:
+        raise Unavailable("The server is stopping; come back in a moment.", code="stopping")
+    door = await changes.door(ctx.db, user_id=user_id, thread_id=thread_id)
+    if door is None:
+        raise NotFound()
+    head, epoch = door["last_rev"], ctx.epoch
+    given = request.headers.get("last-event-id") or request.args.get("lastEventId")
+    start, missed = head, False
+    if given:
+        position = changes.position(given, epoch=epoch, thread_id=thread_id)
+        missed = position is None or not door["log_floor"] <= position <= head
+        start = head if missed or position is None else position
+    cursor = f"{epoch}.{thread_id}.{start}"
+    opening = (
+        f"retry: {RETRY_MS}\n\n"
+        f'id: {cursor}\nevent: ready\ndata: {{"cursor":"{cursor}","lastSeq":{door["last_seq"]}}}\n\n'
+    ).encode() + (resync(cursor) if missed else b"")
+    stream = Stream(hub, changes.sight_of(door, user_id), start)
+    feed = await hub.follow(stream, thread_id, head=head)
+    try:
+        response = await request.respond(
+            content_type="text/event-stream; charset=utf-8",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Request-Id": request.ctx.request_id},
+        )
+        await stream.run(request, feed, response, opening)  # type: ignore[arg-type]
+        await response.eof()  # type: ignore[union-attr]
+        return response  # type: ignore[return-value]
+    finally:
+        hub.leave(stream, feed)

@@ -1,0 +1,233 @@
+"""Who is in a thread, and over which spans. SQL: db/queries/members.sql."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import asyncpg
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from server.base.db import ACQUIRE_SECONDS, Db, query
+from server.base.errors import Conflict, Forbidden, Invalid, NotFound
+from server.base.http import Body, empty, json_bytes, known, number, read, whole
+
+Role = Literal["admin", "moderator", "member"]
+
+
+@query
+async def list(  # noqa: A001  # the block's name; nothing here needs the builtin
+    db: Db, *, user_id: int, thread_id: int, after_id: int, size: int
+) -> asyncpg.Record | None: ...
+
+
+@query
+async def hold_members(db: Db, *, thread_id: int, user_ids: tuple[int, ...]) -> tuple[asyncpg.Record, ...]: ...
+
+
+@query
+async def hold_head(db: Db, *, thread_id: int) -> str | None: ...
+
+
+@query
+async def succession(db: Db, *, thread_id: int, member_id: int) -> asyncpg.Record: ...
+
+
+@query
+async def open_span(db: Db, *, thread_id: int, member_id: int, role: str) -> int | None: ...
+
+
+@query
+async def close_span(db: Db, *, thread_id: int, member_id: int, act: str) -> int | None: ...
+
+
+@query
+async def set_role(db: Db, *, thread_id: int, member_id: int, role: str) -> int | None: ...
+
+
+class NewMember(Body):
+    userId: Annotated[int, whole()]
+    role: Role = "member"
+
+
+class NewRole(Body):
+    role: Role
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an act may count on until it commits: the rows behind it are locked."""
+
+    kind: str  # of the thread
+    role: str | None  # of the one who acts; None: not in
+    member_role: str | None  # of the one acted upon; None: not in
+
+
+async def act(
+    request: Request,
+    thread_id: int,
+    work: Callable[[Db, Held], Awaitable[int | None]],
+    *,
+    member_id: int | None = None,
+    outsider: bool = False,
+) -> int | None:
+    """Run work in a transaction that holds the two people's memberships and the head of the thread.
+
+    work answers the rev of its change, or None when nothing has changed; the doorbell is rung after
+    the commit. NotFound for a thread that isn't there or that the caller is not in (unless outsider).
+    """
+    ctx, me = request.app.ctx, request.ctx.user_id
+    people = (me,) if member_id in (None, me) else (me, member_id)
+
+    async def run() -> int | None:
+        async with ctx.db.acquire(timeout=ACQUIRE_SECONDS) as conn, conn.transaction():
+            roles = {row["user_id"]: row["role"] for row in await hold_members(conn, thread_id=thread_id, user_ids=people)}
+            kind = await hold_head(conn, thread_id=thread_id)
+            if kind is None or (me not in roles and not outsider):
+                raise NotFound()
+            rev = await work(conn, Held(kind, roles.get(me), roles.get(member_id or me)))
+        if rev is not None:
+            ctx.bus.ring(thread_id, rev)
+        return rev
+
+    done: int | None = await ctx.tasks.finish(run())
+    return done
+
+
+async def list_members(request: Request, thread_id: int) -> HTTPResponse:
+    """The people in a thread, by user id.
+
+    Query: cursor, limit (1 to 100, default 50).
+    200 {"members": [{"userId", "name", "username", "kind", "role", "joinedAt"}], "nextCursor"}; 404.
+    """
+    values = known(request, "cursor", "limit")
+    ctx, purpose, after_id = request.app.ctx, f"members:{thread_id}", 0
+    if "cursor" in values:
+        (after_id,) = ctx.cursors.open(purpose, values["cursor"], count=1)
+    row = await list(
+        ctx.db,
+        user_id=request.ctx.user_id,
+        thread_id=thread_id,
+        after_id=after_id,
+        size=number(values, "limit", default=50, low=1, high=100),
+    )
+    if row is None:
+        raise NotFound()
+    following = f'"{ctx.cursors.seal(purpose, row["last_id"])}"' if row["more"] else "null"
+    return json_bytes(f'{{"members":{row["members"]},"nextCursor":{following}}}')
+
+
+async def post_member(request: Request, thread_id: int) -> HTTPResponse:
+    """Add somebody: admins and moderators; a role above member only by an admin.
+
+    Body: userId, role? (default member). 201 {"userId", "role"}; 403, 404; 409 already_member,
+    direct_thread; 422 for nobody.
+    """
+    body = read(request, NewMember)
+
+    async def work(db: Db, held: Held) -> int | None:
+        _no_direct(held)
+        if held.role == "member" or (held.role != "admin" and body.role != "member"):
+            raise Forbidden()
+        rev = await open_span(db, thread_id=thread_id, member_id=body.userId, role=body.role)
+        if rev is None:
+            raise Invalid({"userId": "there is no such person"})
+        return rev
+
+    await act(request, thread_id, work, member_id=body.userId)
+    return json_bytes(f'{{"userId":{body.userId},"role":"{body.role}"}}', status=201)
+
+
+async def patch_member(request: Request, thread_id: int, member_id: int) -> HTTPResponse:
+    """Another role: admins. The last admin stays one while others are there.
+
+    Body: role. 200 {"userId", "role"}; 403, 404; 409 direct_thread, last_admin.
+    """
+    role = read(request, NewRole).role
+
+    async def work(db: Db, held: Held) -> int | None:
+        _no_direct(held)
+        if held.role != "admin":
+            raise Forbidden()
+        if held.member_role is None:
+            raise NotFound()
+        if held.member_role == "admin" and role != "admin":
+            await _keep_an_admin(db, thread_id, member_id)
+        return await set_role(db, thread_id=thread_id, member_id=member_id, role=role)
+
+    await act(request, thread_id, work, member_id=member_id)
+    return json_bytes(f'{{"userId":{member_id},"role":"{role}"}}')
+
+
+async def delete_member(request: Request, thread_id: int, member_id: int) -> HTTPResponse:
+    """Remove somebody (admins and moderators; an admin only by an admin), or oneself: that is leaving.
+
+    204; 403, 404; 409 direct_thread, last_admin.
+    """
+    if member_id == request.ctx.user_id:
+        return await post_leave(request, thread_id)
+
+    async def work(db: Db, held: Held) -> int | None:
+        _no_direct(held)
+        if held.role == "member" or (held.role != "admin" and held.member_role == "admin"):
+            raise Forbidden()
+        if held.member_role is None:
+            raise NotFound()
+        return await close_span(db, thread_id=thread_id, member_id=member_id, act="removed")
+
+    await act(request, thread_id, work, member_id=member_id)
+    return empty()
+
+
+async def post_join(request: Request, thread_id: int) -> HTTPResponse:
+    """Join a channel; whoever is in already stays as they are.
+
+    200 {"threadId", "role"}; 404 for what is no channel.
+    """
+    me = request.ctx.user_id
+    role = "member"
+
+    async def work(db: Db, held: Held) -> int | None:
+        nonlocal role
+        if held.kind != "channel":
+            raise NotFound()
+        if held.role is not None:
+            role = held.role
+            return None
+        return await open_span(db, thread_id=thread_id, member_id=me, role="member")
+
+    try:
+        await act(request, thread_id, work, outsider=True)
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "memberships_open":
+            raise
+        # Joined twice at once: the other one did it.
+    return json_bytes(f'{{"threadId":{thread_id},"role":"{role}"}}')
+
+
+async def post_leave(request: Request, thread_id: int) -> HTTPResponse:
+    """Leave: the span ends here, and so do one's streams of the thread.
+
+    204; 404; 409 direct_thread; 409 last_admin while others are there.
+    """
+    me = request.ctx.user_id
+
+    async def work(db: Db, held: Held) -> int | None:
+        _no_direct(held)
+        if held.role == "admin":
+            await _keep_an_admin(db, thread_id, me)
+        return await close_span(db, thread_id=thread_id, member_id=me, act="left")
+
+    await act(request, thread_id, work)
+    return empty()
+
+
+def _no_direct(held: Held) -> None:
+    if held.kind == "direct":
+        raise Conflict("A direct thread has exactly two people.", code="direct_thread")
+
+
+async def _keep_an_admin(db: Db, thread_id: int, member_id: int) -> None:
+    after = await succession(db, thread_id=thread_id, member_id=member_id)
+    if after["others"] and not after["admins"]:
+        raise Conflict("Make somebody else admin first: this is the last one.", code="last_admin")

@@ -1,0 +1,269 @@
+"""Messages: the log of a thread. SQL: db/queries/messages.sql."""
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any
+
+import asyncpg
+import orjson
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from server.base.db import Db, query
+from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
+from server.base.http import TOP, Body, empty, json_bytes, known, many, moment, number, read, length, whole, word
+
+TEXT = 10_000  # characters of a message
+
+
+@query
+async def page_after(
+    db: Db, *, user_id: int, thread_id: int, after: int, size: int, direction: int
+) -> asyncpg.Record | None: ...
+
+
+@query
+async def page_before(
+    db: Db, *, user_id: int, thread_id: int, before: int, size: int, direction: int
+) -> asyncpg.Record | None: ...
+
+
+@query
+async def window(db: Db, *, user_id: int, thread_id: int, middle: int, size: int) -> asyncpg.Record | None: ...
+
+
+@query
+async def seq_at(db: Db, *, user_id: int, thread_id: int, moment: datetime) -> int | None: ...
+
+
+@query
+async def get(db: Db, *, user_id: int, thread_id: int, seq: int) -> str | None: ...
+
+
+@query
+async def send(
+    db: Db,
+    *,
+    user_id: int,
+    thread_id: int,
+    text: str,
+    reply_to: int | None,
+    client_id: str | None,
+    body_hash: bytes,
+) -> asyncpg.Record | None: ...
+
+
+@query
+async def replay(
+    db: Db, *, user_id: int, thread_id: int, client_id: str | None, body_hash: bytes
+) -> asyncpg.Record | None: ...
+
+
+@query
+async def edit(db: Db, *, user_id: int, thread_id: int, seq: int, text: str) -> asyncpg.Record | None: ...
+
+
+@query
+async def remove(db: Db, *, user_id: int, thread_id: int, seq: int) -> asyncpg.Record | None: ...
+
+
+class NewMessage(Body):
+    text: Annotated[str, length(0, TEXT)] = ""
+    clientId: Annotated[str, length(1, 128, trim=False)] | None = None
+    replyTo: Annotated[int, whole()] | None = None
+    fileIds: Annotated[list[int], many(0, 20)] = []  # noqa: RUF012  # msgspec copies it
+
+
+class NewText(Body):
+    text: Annotated[str, length(1, TEXT)]
+
+
+async def list_messages(request: Request, thread_id: int) -> HTTPResponse:
+    """A page of a thread; it costs the same at any depth.
+
+    Query: order (asc from the first message, default; desc from the newest), cursor, limit (1 to 100,
+    default 50); or around (a seq) or at (a time) instead of order and cursor: the window around it, ascending.
+    200 {"items": [message], "nextCursor", "prevCursor", "streamCursor"}: nextCursor goes on in the same
+    order and is null at the end, prevCursor goes back; both keep their order. 400, 404, 422.
+    """
+    values = known(request, "order", "cursor", "limit", "around", "at")
+    if sum(name in values for name in ("cursor", "around", "at")) > 1:
+        raise BadRequest("Give one of cursor, around and at.", code="bad_parameter")
+    if "around" in values or "at" in values:
+        return await _window(request, thread_id, values)
+    order, onward, position = _position(request, thread_id, values)
+    question = {
+        "user_id": request.ctx.user_id,
+        "thread_id": thread_id,
+        "size": number(values, "limit", default=50, low=1, high=100),
+        "direction": 1 if order == "asc" else -1,
+    }
+    if onward == (order == "asc"):
+        row = await page_after(request.app.ctx.db, after=position, **question)
+        return _page(request, thread_id, order, row, low=position + 1, high=position)
+    row = await page_before(request.app.ctx.db, before=position, **question)
+    return _page(request, thread_id, order, row, low=position, high=position - 1)
+
+
+async def _window(request: Request, thread_id: int, values: dict[str, str]) -> HTTPResponse:
+    size = number(values, "limit", default=50, low=1, high=100)
+    who = {"user_id": request.ctx.user_id, "thread_id": thread_id}
+    if word(values, "order", ("asc", "desc")) == "desc":
+        raise BadRequest("A window is always ascending.", code="bad_parameter")
+    middle: int | None = None
+    if "around" in values:
+        middle = number(values, "around", default=1, low=1, high=TOP)
+    else:
+        middle = await seq_at(request.app.ctx.db, **who, moment=moment(values["at"], "at"))
+    if middle is None:
+        raise NotFound()
+    row = await window(request.app.ctx.db, **who, middle=middle, size=size)
+    return _page(request, thread_id, "asc", row, low=1, high=0)
+
+
+def _position(request: Request, thread_id: int, values: dict[str, str]) -> tuple[str, bool, int]:
+    """The order, whether the page goes on in it (or back), and the seq it starts from, exclusive."""
+    order = word(values, "order", ("asc", "desc"))
+    if "cursor" not in values:
+        return order or "asc", True, TOP if order == "desc" else 0
+    for candidate in (order,) if order else ("asc", "desc"):
+        try:
+            onward, seq = request.app.ctx.cursors.open(f"messages:{candidate}:{thread_id}", values["cursor"], count=2)
+        except BadRequest:
+            continue
+        return candidate, bool(onward), seq
+    raise BadRequest("This cursor is not one of ours for this thread and order.", code="bad_cursor")
+
+
+def _page(
+    request: Request, thread_id: int, order: str, row: asyncpg.Record | None, *, low: int, high: int
+) -> HTTPResponse:
+    """low and high are where an empty page stands: what is before low and after high lies beside it."""
+    if row is None:
+        raise NotFound()
+    cursors, purpose = request.app.ctx.cursors, f"messages:{order}:{thread_id}"
+    low, high = row["low"] or low, row["high"] or high
+    older = row["first_seq"] is not None and row["first_seq"] < low
+    newer = row["final_seq"] is not None and row["final_seq"] > high
+    if order == "asc":
+        onward, back = (high if newer else None), (low if older else None)
+    else:
+        onward, back = (low if older else None), (high if newer else None)
+    following = "null" if onward is None else f'"{cursors.seal(purpose, 1, onward)}"'
+    preceding = "null" if back is None else f'"{cursors.seal(purpose, 0, back)}"'
+    return json_bytes(
+        f'{{"items":[{row["items"]}],"nextCursor":{following},"prevCursor":{preceding},'
+        f'"streamCursor":"{request.app.ctx.epoch}.{thread_id}.{row["last_rev"]}"}}'
+    )
+
+
+async def get_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
+    """One message. 200 {"message"}; 404."""
+    found = await get(request.app.ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
+    if found is None:
+        raise NotFound()
+    return json_bytes(f'{{"message":{found}}}')
+
+
+async def post_message(request: Request, thread_id: int) -> HTTPResponse:
+    """Send. With a clientId (or the header Idempotency-Key, the same thing) it may be repeated for ever.
+
+    Body: text (1 to 10,000 characters after trimming), clientId? (1 to 128), replyTo? (a seq), fileIds?.
+    201 {"message"}; 200 and the message as it now is when this clientId has been used; 404;
+    422 client_id_reused when it was used for another body; 422 on bad values.
+    """
+    body = read(request, NewMessage)
+    client_id = _client_id(request, body)
+    if body.fileIds:
+        raise Invalid({"fileIds": "there are no such files"})
+    if not body.text:
+        raise Invalid({"text": "must not be empty"})
+    row = await request.app.ctx.tasks.finish(_send(request.app.ctx, request.ctx.user_id, thread_id, body, client_id))
+    if row is None or (row["message"] is None and row["quotable"]):
+        raise NotFound()  # not in it; or the thread was deleted while this waited
+    if row["message"] is None:
+        raise Invalid({"replyTo": "there is no such message"})
+    if not row["sent"] and not row["same"]:
+        raise Invalid(
+            {"clientId": "belongs to a message with another body"},
+            sentence="This clientId has been used for another message.",
+            code="client_id_reused",
+        )
+    return json_bytes(f'{{"message":{row["message"]}}}', status=201 if row["sent"] else 200)
+
+
+async def _send(
+    ctx: Any, user_id: int, thread_id: int, body: NewMessage, client_id: str | None
+) -> asyncpg.Record | None:
+    """Commit, then ring. Runs to its end although the sender may be gone."""
+    who = {"user_id": user_id, "thread_id": thread_id, "client_id": client_id, "body_hash": body_hash(body)}
+    try:
+        row = await send(ctx.db, **who, text=body.text, reply_to=body.replyTo)
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "client_ids_pkey":
+            raise
+        return await replay(ctx.db, **who)
+    if row is not None and row["sent"]:
+        ctx.bus.ring_message(thread_id, row["rev"], row["seq"], row["reply_to"], row["message"], row["bare"])
+    return row
+
+
+def _client_id(request: Request, body: NewMessage) -> str | None:
+    header = request.headers.get("idempotency-key")
+    if header is None:
+        return body.clientId
+    if not 1 <= len(header) <= 128 or not header.isprintable():
+        raise Invalid({"clientId": "the header Idempotency-Key must have 1 to 128 characters"})
+    if body.clientId not in (None, header):
+        raise Invalid({"clientId": "differs from the header Idempotency-Key"})
+    return header
+
+
+def body_hash(body: NewMessage) -> bytes:
+    """What makes two bodies the same for one client id: text (trimmed), replyTo and fileIds."""
+    return hashlib.sha256(orjson.dumps([body.text, body.replyTo, body.fileIds])).digest()
+
+
+async def patch_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
+    """Edit: the author. The same text again changes nothing.
+
+    Body: text (1 to 10,000 after trimming). 200 {"message"}; 403, 404; 409 message_deleted.
+    """
+    text = read(request, NewText).text
+    ctx = request.app.ctx
+
+    async def work() -> asyncpg.Record | None:
+        row = await edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=text)
+        if row is not None and row["rev"] is not None:
+            ctx.bus.ring(thread_id, row["rev"])
+        return row
+
+    row = await ctx.tasks.finish(work())
+    if row is None:
+        raise NotFound()
+    if not row["own"]:
+        raise Forbidden()
+    if row["deleted"]:
+        raise Conflict("This message has been deleted.", code="message_deleted")
+    return json_bytes(f'{{"message":{row["message"]}}}')
+
+
+async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
+    """Delete: the author, moderators and admins. Its place and seq stay, its text is gone.
+
+    204, also when it is deleted already; 403, 404.
+    """
+    ctx = request.app.ctx
+
+    async def work() -> asyncpg.Record | None:
+        row = await remove(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
+        if row is not None and row["rev"] is not None:
+            ctx.bus.ring(thread_id, row["rev"])
+        return row
+
+    row = await ctx.tasks.finish(work())
+    if row is None:
+        raise NotFound()
+    if not row["allowed"]:
+        raise Forbidden()
+    return empty()
