@@ -67,6 +67,10 @@ async def lock_town(db: Db) -> str: ...
 @query
 async def taken_names(db: Db, *, handles: list[str], emails: list[str]) -> Rows: ...
 @query
+async def town(db: Db, *, user_ids: list[int]) -> asyncpg.Record: ...
+
+
+@query
 async def make_townspeople(
     db: Db,
     *,
