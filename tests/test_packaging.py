@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from server.__main__ import MODULES, main
+from server.base.db import blocks
 from server.base.settings import SETTINGS, env_example, markdown
 
 ROOT = Path(__file__).parents[1]
@@ -283,6 +284,18 @@ def test_commands_and_files_that_the_prose_names_exist(name: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
     paths = re.findall(r"`((?:server|db|docs|tests|load|locks)/[\w./-]+)`", text)
     assert [path for path in links + paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_query_blocks_that_the_prose_names_exist(name: str) -> None:
+    text = read(name)
+    named = re.findall(r"(?:/\* |q=)(\w+)\.(\w+)", text) + re.findall(r"block (\w+) (\w+);", text)
+    assert name != "db/README.md" or len(named) >= 3
+    assert [f"{stem}.{block}" for stem, block in named if block not in blocks(stem)] == []
+    quoted = re.search(r"^-- name: (\w+) .*\n((?:-- .*\n)+)", text, re.M)
+    if quoted:
+        header = set(read("db/queries/messages.sql").partition(f"-- name: {quoted[1]} ")[2].split("\n")[:9])
+        assert [line for line in quoted[2].splitlines() if line not in header] == []
 
 
 def test_the_settings_are_written_down() -> None:
