@@ -166,7 +166,7 @@ async def get_me(request: Request) -> HTTPResponse:
     found = await account(request.app.ctx.db, user_id=request.ctx.user_id)
     if found is None:
         raise Unauthorized()
-    return json_bytes(found)
+    return json_bytes(f'{{"user":{found}}}')
 
 
 def handles(name: str) -> list[str]:

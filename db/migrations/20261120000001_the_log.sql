@@ -161,6 +161,12 @@ $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
 CREATE FUNCTION author_json(a users) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT '{"id":' || a.id || ',"name":' || to_json(a.name)::text || ',"kind":"' || a.kind || '"}' $$;
 
+-- An account as its owner sees it.
+CREATE FUNCTION account_json(u users) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT '{"id":' || u.id || ',"email":' || coalesce(to_json(u.email)::text, 'null')
+    || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"name":' || to_json(u.name)::text
+    || ',"role":"' || u.role || '","settings":{"readReceipts":' || u.read_receipts || '}}' $$;
+
 -- A message. In its shared form extra is ''; for one reader it is what depends on them, as
 -- ',"status":"sent"'. quoted and its author are null where the reader may not see the quoted
 -- message (or there is none): the quote is then its seq alone.
@@ -246,6 +252,6 @@ CROSS JOIN LATERAL (SELECT d.last_seq - d.read_seq - CASE WHEN d.last_deleted_se
 -- migrate:down
 
 DROP VIEW my_threads, sights, doors;
-DROP FUNCTION message_json, author_json, time_json;
+DROP FUNCTION message_json, account_json, author_json, time_json;
 DROP TABLE imports, client_ids, changes, messages, direct_pairs, memberships, thread_heads, threads,
     sessions, users, log_epoch;

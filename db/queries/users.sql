@@ -10,15 +10,13 @@
 WITH person AS (
     INSERT INTO users (email, username, name, password_hash)
     VALUES (:email, :username, :name, :password_hash)
-    RETURNING id, email, username, name, role, read_receipts
+    RETURNING *
 ), session AS (
     INSERT INTO sessions (user_id, refresh_hash, expires_at)
     SELECT id, :refresh_hash, now() + make_interval(days => :days) FROM person
     RETURNING id
 )
-SELECT p.id AS user_id, session.id AS session_id, json_build_object(
-    'id', p.id, 'email', p.email, 'username', p.username, 'name', p.name, 'role', p.role,
-    'settings', json_build_object('readReceipts', p.read_receipts))::text AS account
+SELECT p.id AS user_id, session.id AS session_id, account_json(p) AS account
 FROM person p, session;
 
 -- name: by_email :one
@@ -46,9 +44,7 @@ WITH session AS (
     VALUES (:user_id, :refresh_hash, now() + make_interval(days => :days))
     RETURNING id
 )
-SELECT p.id AS user_id, session.id AS session_id, json_build_object(
-    'id', p.id, 'email', p.email, 'username', p.username, 'name', p.name, 'role', p.role,
-    'settings', json_build_object('readReceipts', p.read_receipts))::text AS account
+SELECT p.id AS user_id, session.id AS session_id, account_json(p) AS account
 FROM users p, session
 WHERE p.id = :user_id;
 
@@ -57,8 +53,4 @@ WHERE p.id = :user_id;
 -- params: user_id
 -- route:  GET /api/me
 -- plan:   users_pkey; one row
-SELECT json_build_object('user', json_build_object(
-    'id', p.id, 'email', p.email, 'username', p.username, 'name', p.name, 'role', p.role,
-    'settings', json_build_object('readReceipts', p.read_receipts)))::text
-FROM users p
-WHERE p.id = :user_id;
+SELECT account_json(u) FROM users u WHERE u.id = :user_id;

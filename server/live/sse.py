@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from sanic import Request
-from sanic.response import HTTPResponse, ResponseStream
+from sanic.response import HTTPResponse
 
 from server.base import log
 from server.base.errors import AWAY, NotFound, Unavailable
@@ -39,7 +39,7 @@ class Stream:
         self.parked, self.written_at = False, time.monotonic()
         self._hub, self._ending = hub, False
         self._waiter: asyncio.Future[None] | None = None
-        self._response: ResponseStream | None = None
+        self._response: HTTPResponse | None = None
         self._protocol: Any = None
         self._feed: Feed | None = None
 
@@ -66,7 +66,7 @@ class Stream:
 
     # -- what the handler calls
 
-    async def run(self, request: Request, feed: Feed, response: ResponseStream, opening: bytes) -> None:
+    async def run(self, request: Request, feed: Feed, response: HTTPResponse, opening: bytes) -> None:
         """Write the opening, then all changes after the cursor, until the end of membership, thread or worker."""
         self._feed, self._response, self._protocol = feed, response, request.stream.protocol  # type: ignore[union-attr]
         await self._send(opening)
@@ -157,8 +157,7 @@ async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None
             content_type="text/event-stream; charset=utf-8",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Request-Id": request.ctx.request_id},
         )
-        await stream.run(request, feed, response, opening)  # type: ignore[arg-type]
-        await response.eof()  # type: ignore[union-attr]
-        return response  # type: ignore[return-value]
+        await stream.run(request, feed, response, opening)
+        return None  # Sanic ends the response
     finally:
         hub.leave(stream, feed)

@@ -306,9 +306,11 @@ class _Server:
 
     @cached_property
     def sockets(self) -> Path:
-        """The folder of the socket: the server's own, or where its path is too long for a socket a
-        short one of mode 0700, always the same for the same folder."""
-        if len(os.fsencode(self.folder / self.socket_name)) <= SOCKET_PATH_MAX:
+        """The folder of the socket: the server's own, or where its path cannot be a socket's a short
+        one of mode 0700, always the same for the same folder."""
+        path = self.folder / self.socket_name
+        # In Postgres's setting and in a DSN a comma begins the next one.
+        if len(os.fsencode(path)) <= SOCKET_PATH_MAX and not set(str(path)) & set(",\"'"):
             return self.folder
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
         return Path("/tmp") / f"bobbin-{os.geteuid()}-{digest}"
@@ -399,8 +401,8 @@ class _Server:
         of = path.lstat()
         if not stat.S_ISDIR(of.st_mode) or of.st_uid != uid or stat.S_IMODE(of.st_mode) != 0o700:
             raise EmbeddedError(
-                f"{self.folder} is too long for a socket, and {path} is taken by somebody else: "
-                "choose a BOBBIN_DATA_DIR with a shorter path."
+                f"{self.folder} cannot hold a socket (too long, or with a comma), and {path} is taken by "
+                "somebody else: choose a BOBBIN_DATA_DIR with a shorter, plain path."
             )
 
     def command(self) -> list[str]:
@@ -613,7 +615,8 @@ class Postgres(_Server):
         )
 
     def passing(self) -> bool:
-        return any(words in self.last_words() for words in ("shared memory block", "lock file"))
+        said = self.last_words()
+        return "shared memory block" in said or 'lock file "postmaster.pid" already exists' in said
 
 
 class Valkey(_Server):

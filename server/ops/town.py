@@ -353,9 +353,9 @@ TOPICS = {
             "「{book}」を読みました。とても良かったです。",
             "Прочитала «{book}» за одну ночь.",
             "Somebody keeps shelving poetry under plumbing.",
-            "I don't agree about the narrator. He isn't unreliable, he's polite: he tells you what he can stand to say, and you are"
-            " meant to notice the gaps. Read the chapter at the harbour again and look at who "
-            "is missing from the table.",
+            "I don't agree about the narrator. He isn't unreliable, he's polite: he tells you what he can"
+            " stand to say, and you are meant to notice the gaps. Read the chapter at the harbour "
+            "again and look at who is missing from the table.",
         ),
     ),
     "works": Topic(
@@ -395,9 +395,10 @@ TOPICS = {
             "Careful, the east rail is only clamped.",
             "👍",
             "ok, moving it to {day}",
-            "Plan for {day}: Goran and Emeka take the deck off from the north side, {number} planks at a time, Hanna checks each joist before"
-            " anything goes back on, and nobody stands below. If the wind is above what the "
-            "crane likes we stop and sand the railings instead.",
+            "Plan for {day}: Goran and Emeka take the deck off from the north side, {number} "
+            "planks at a time, Hanna checks each joist before anything goes back on, and nobody "
+            "stands below. If the wind is above what the crane likes we stop and sand the "
+            "railings instead.",
         ),
     ),
     "supper": Topic(
