@@ -42,14 +42,18 @@ def spread(values: Sequence[float], unit: str = "ms") -> str:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures as aligned text."""
-    head = ("figure", "measured", "reach", "", "note")
-    rows = [head, *((f.name, f.measured, f.reach, f.verdict, f.note) for f in figures)]
+    """The figures as aligned text, each note on a line of its own below."""
+    head = ("figure", "measured", "reach", "")
+    rows = [head, *((f.name, f.measured, f.reach, f.verdict) for f in figures)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([lines[0], "-" * min(sum(widths) + 8, 150), *lines[1:]])
+    lines = [lines[0], "-" * (sum(widths) + 6), *lines[1:]]
+    for index, figure in reversed(list(enumerate(figures))):
+        if figure.note:
+            lines.insert(index + 3, f"    {figure.note}")
+    return "\n".join(lines)
 
 
 def save(figures: Sequence[Figure], stem: str, facts: dict[str, Any]) -> Path:

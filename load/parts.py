@@ -1,5 +1,6 @@
 """The parts of the benchmark: each measures one row of the issue's table, or two, and says so in words."""
 
+import asyncio
 import itertools
 import json
 import random
@@ -75,19 +76,18 @@ def long_thread(on: Stage, reader: Api) -> Long:
     """The imported channel; where its logs are not, 223,000 messages made in SQL. The reader is a member."""
     if stage.LOGS.is_dir():
         on.import_logs()
-        found = reader.call("GET", "/api/channels?search=ubuntu")
-        thread = next(
-            one for one in found.get("threads") or found.get("channels") if one["title"] == "ubuntu"
-        )
-        reader.call("POST", f"/api/threads/{thread['id']}/join", {}, expect=(200, 201, 204, 409))
+        title = "SELECT id FROM threads WHERE kind = 'channel' AND title = 'ubuntu'"
+        thread_id = int(on.sql(lambda db: db.fetchval(title)))
+        reader.call("POST", f"/api/threads/{thread_id}/join", {})
         what = "the imported channel"
     else:
-        thread = reader.call("POST", "/api/threads", {"title": "A long one", "kind": "channel"})["thread"]
-        on.sql(lambda db: _lengthen(db, int(thread["id"]), user_id(reader)))
+        body = {"title": "A long one", "kind": "channel"}
+        thread_id = int(reader.call("POST", "/api/threads", body)["thread"]["id"])
+        on.sql(lambda db: _lengthen(db, thread_id, user_id(reader)))
         what = "a made-up channel"
     on.sql(lambda db: db.execute("VACUUM (ANALYZE) messages"))
-    last_seq = int(reader.call("GET", f"/api/threads/{thread['id']}")["thread"]["lastSeq"])
-    return Long(int(thread["id"]), last_seq, f"{what}, {last_seq:,} messages")
+    last_seq = int(reader.call("GET", f"/api/threads/{thread_id}")["thread"]["lastSeq"])
+    return Long(thread_id, last_seq, f"{what}, {last_seq:,} messages")
 
 
 async def _lengthen(db: "asyncpg.Connection[asyncpg.Record]", thread_id: int, author_id: int) -> None:
@@ -273,6 +273,8 @@ def latency(on: Stage, plan: Plan) -> list[Figure]:
             bare = measure(address, request_bytes("GET", "/"), post, subscribers, per_second)
         finally:
             stage.end(process)
+        other = group(sender, [], f"Alone, beside {subscribers}")
+        alone = bare_send(on, other, user_id(sender), per_second=per_second, seconds=plan.fanout_seconds)
         listen = request_bytes("GET", f"/api/threads/{thread}/stream", token=sender.token)
         cpu = Cpu(on.pids())
         real = measure(sender.address, listen, post, subscribers, per_second)
@@ -288,7 +290,7 @@ def latency(on: Stage, plan: Plan) -> list[Figure]:
                 "; ".join(
                     [
                         *real.faults[:2],
-                        f"p99 = {p99 / bare_p99:.1f} x bare",
+                        f"p99 = {p99 / (bare_p99 + percentile(alone, 0.99)):.1f} x the sum of both below",
                         f"{deliveries:,} events",
                         f"answer p99 {percentile(real.posts_ms, 0.99):.1f} ms",
                         cpu.note(used),
@@ -302,8 +304,39 @@ def latency(on: Stage, plan: Plan) -> list[Figure]:
                 note="; ".join(bare.faults[:2]),
                 raw={"p99_ms": bare_p99, "faults": bare.faults},
             ),
+            Figure(
+                "  the committed send statement alone, same run",
+                spread(alone),
+                raw={"p99_ms": percentile(alone, 0.99)},
+            ),
         ]
     return figures
+
+
+def bare_send(on: Stage, thread_id: int, author_id: int, *, per_second: float, seconds: float) -> list[float]:
+    """Milliseconds of the committed `send` statement alone, on one connection, at the same pace."""
+    block = blocks("messages")["send"]
+
+    async def run(db: "asyncpg.Connection[asyncpg.Record]") -> list[float]:
+        statement, found = await db.prepare(block.text), []
+        due = time.monotonic()
+        for number in range(10 + int(per_second * seconds)):
+            args: dict[str, Any] = {
+                "user_id": author_id,
+                "thread_id": thread_id,
+                "text": text_of(number),
+                "reply_to": None,
+                "client_id": f"bare-{number}",
+                "body_hash": bytes(32),
+            }
+            begun = time.monotonic_ns()
+            await statement.fetchrow(*[args[name] for name in block.params])
+            found.append((time.monotonic_ns() - begun) / 1e6)
+            due += 1 / per_second
+            await asyncio.sleep(max(due - time.monotonic(), 0))  # the pace, as of the sends over HTTP
+        return found[10:]
+
+    return on.sql(run)
 
 
 def workers(on: Stage) -> list[int]:

@@ -85,7 +85,7 @@ class Stage:
         self.valkey: embedded.Valkey | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.secret = secrets.token_hex(32)
-        self.seeded = self.imported = False
+        self.migrated = self.seeded = self.imported = False
 
     def __enter__(self) -> "Stage":
         return self
@@ -142,6 +142,9 @@ class Stage:
 
     def start_server(self) -> str:
         """The server's URL, once it is ready; the demo town is in it."""
+        if self.server is not None and self.server.poll() is not None:
+            code, self.server = self.server.returncode, None
+            raise RuntimeError(f"the server ended with {code} between two parts")
         if self.server is None:
             self.seed()
             log = (self.folder / "server.log").open("ab")
@@ -157,6 +160,7 @@ class Stage:
             try:
                 await_answer(self.url, self.server, 30)
             except RuntimeError as error:
+                self.stop_server()
                 raise RuntimeError(f"{error}\n{(self.folder / 'server.log').read_text()[-2000:]}") from None
         return self.url
 
@@ -165,20 +169,26 @@ class Stage:
             end(self.server)
             self.server = None
 
+    def migrate(self) -> None:
+        """Does nothing when it was done."""
+        if not self.migrated:
+            self.command("migrate")
+            self.migrated = True
+
     def seed(self) -> float | None:
         """Migrates and seeds once: the seconds of the seed command, None when it was there already."""
         if self.seeded:
             return None
-        self.command("migrate")
+        self.migrate()
         seconds = self.command("seed")
         self.seeded = True
         return seconds
 
     def import_logs(self) -> float | None:
         """The seconds of the import of the real channel; None when it was there already."""
-        self.seed()
         if self.imported:
             return None
+        self.migrate()
         seconds = self.command("import", "irc", str(LOGS), "--channel", "ubuntu", timeout_s=300)
         self.imported = True
         return seconds
