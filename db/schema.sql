@@ -47,6 +47,16 @@ CREATE TABLE public.users (
 );
 
 --
+-- Name: account_json(public.users); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.account_json(u public.users) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || u.id || ',"email":' || coalesce(to_json(u.email)::text, 'null')
+    || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"name":' || to_json(u.name)::text
+    || ',"role":"' || u.role || '","settings":{"readReceipts":' || u.read_receipts || '}}' $$;
+
+--
 -- Name: author_json(public.users); Type: FUNCTION; Schema: public; Owner: -
 --
 

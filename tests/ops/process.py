@@ -98,9 +98,13 @@ class Bobbin:
         until(seen, f"{words!r} in\n{self.said()}", limit_s)
         return self
 
+    def count(self, event: str, number: int) -> None:
+        """Wait until an event has happened so many times."""
+        until(lambda: len(self.events(event)) >= number, f"{number} times {event} in\n{self.said()}")
+
     def ready(self) -> "Bobbin":
         self.wait_for("Bobbin is at")
-        until(lambda: len(self.events("worker.ready")) >= 2, "both workers are ready")
+        self.count("worker.ready", 2)
         return self
 
     @property

@@ -50,11 +50,10 @@ def test_ctrl_c_in_a_terminal_ends_it_in_good_order(bobbin: Start, kept_folder: 
 
 def test_a_dead_worker_is_replaced(bobbin: Start, kept_folder: Path) -> None:
     server = bobbin(kept_folder).ready()
-    for _ in range(2):
-        before = server.pids("server worker")
-        os.kill(before[0], signal.SIGKILL)
-        until(lambda old=before: len(set(server.pids("server worker")) - {old[0]}) == 2, "two workers again")
-    until(lambda: len(server.events("worker.ready")) == 4, "the new ones are ready")
+    for ready in (3, 4):
+        os.kill(server.pids("server worker")[0], signal.SIGKILL)
+        server.count("worker.ready", ready)
+    assert len(server.pids("server worker")) == 2
     assert server.answers()
     assert server.stop() == 0
 
@@ -66,7 +65,7 @@ def test_postgres_comes_back_on_the_same_socket_with_its_data(bobbin: Start, kep
     for round_ in (1, 2):
         (postmaster,) = (pid for pid, line in family(server.pid).items() if "bin/postgres -D" in line)
         os.kill(postmaster, signal.SIGKILL)
-        until(lambda n=round_: len(server.events("postgres.back")) == n, "Postgres is back")
+        server.count("postgres.back", round_)
     assert asyncio.run(_ask(url, "SELECT count(*) > 0 FROM kept")) is True
     asyncio.run(_ask(url, "DROP TABLE kept"))
     assert server.answers()

@@ -1,0 +1,145 @@
+"""Settings: one table for the code, the README and .env.example."""
+
+import dataclasses
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from server.base.settings import (
+    SETTINGS,
+    Settings,
+    SettingsError,
+    env_example,
+    environment,
+    load,
+    markdown,
+    unknown,
+    with_secret,
+)
+
+ROOT = Path(__file__).parents[1]
+SECRET = "s" * 32
+
+
+def faults(**environ: str) -> list[str]:
+    with pytest.raises(SettingsError) as told:
+        load(environ)
+    return str(told.value).splitlines()
+
+
+def test_the_table_has_each_attribute_once() -> None:
+    assert [row.attribute for row in SETTINGS] == [field.name for field in dataclasses.fields(Settings)]
+    assert len({row.name for row in SETTINGS}) == len(SETTINGS)
+    assert all(bool(row.default) != bool(row.absent) for row in SETTINGS)
+
+
+def test_an_empty_environment_is_enough() -> None:
+    settings = load({})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert (settings.database_url, settings.redis_url, settings.jwt_secret) == ("", "", "")
+    assert settings.data_dir == Path.cwd() / ".data"
+    assert settings.workers >= 1
+    assert settings.rate_limits
+    assert not settings.demo
+    assert load({"PORT": " ", "BOBBIN_DEMO": ""}) == settings
+
+
+def test_what_is_set_is_read() -> None:
+    settings = load(
+        {
+            "HOST": "[::1]",
+            "PORT": "0",
+            "DATABASE_URL": "postgresql://u:p@h/d?sslmode=require",
+            "REDIS_URL": "rediss://h:6380/2",
+            "JWT_SECRET": SECRET,
+            "BOBBIN_DATA_DIR": "/srv/with space",
+            "BOBBIN_WORKERS": "3",
+            "BOBBIN_DEMO": "Yes",
+            "BOBBIN_RATE_LIMITS": "off",
+            "BOBBIN_DB_POOL": "4",
+            "BOBBIN_DB_STATEMENT_CACHE": "0",
+            "BOBBIN_MAX_BODY_BYTES": "2048",
+            "BOBBIN_LOG_LEVEL": "WARNING",
+        }
+    )
+    assert dataclasses.astuple(settings) == (
+        *("::1", 0, "postgresql://u:p@h/d?sslmode=require", "rediss://h:6380/2", SECRET),
+        *(Path("/srv/with space"), 3, True, False, 4, 0, 2048, "warning"),
+    )
+    assert load(environment(settings)) == settings
+
+
+def test_all_faults_are_told_at_once_each_in_a_sentence() -> None:
+    told = faults(
+        HOST="a b",
+        PORT="65536",
+        DATABASE_URL="mysql://u:hush@h/d",
+        REDIS_URL="http://h",
+        JWT_SECRET="short",
+        BOBBIN_WORKERS="0",
+        BOBBIN_DEMO="perhaps",
+        BOBBIN_DB_POOL="-1",
+        BOBBIN_MAX_BODY_BYTES="1e6",
+        BOBBIN_LOG_LEVEL="loud",
+    )
+    names = [line.split()[0] for line in told]
+    assert names == [
+        *("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "JWT_SECRET", "BOBBIN_WORKERS", "BOBBIN_DEMO"),
+        *("BOBBIN_DB_POOL", "BOBBIN_MAX_BODY_BYTES", "BOBBIN_LOG_LEVEL"),
+    ]
+    assert all(line.endswith(".") for line in told)
+    assert "hush" not in "".join(told)
+
+
+@pytest.mark.parametrize("number", ["٣", "1_0", "+1", "0x1", "9" * 5000, "1.0", "nan"])
+def test_a_number_is_plain_digits(number: str) -> None:
+    assert faults(BOBBIN_WORKERS=number) == ["BOBBIN_WORKERS must be a whole number from 1 to 256."]
+
+
+def test_a_secret_is_required_with_a_database_of_ones_own_and_says_what_to_do() -> None:
+    (told,) = faults(DATABASE_URL="postgres://h/d")
+    assert told.startswith("JWT_SECRET is missing")
+    assert "openssl rand" in told
+    assert load({"DATABASE_URL": "postgres://h/d", "JWT_SECRET": SECRET}).jwt_secret == SECRET
+    assert load({"DATABASE_URL": "postgres://h/d", "BOBBIN_DEMO": "on"}).jwt_secret == ""
+
+
+def test_a_weak_secret_is_refused() -> None:
+    (told,) = faults(JWT_SECRET="s" * 31)
+    assert "at least 32 bytes" in told
+    assert load({"JWT_SECRET": "é" * 16}).jwt_secret == "é" * 16  # bytes count, not letters
+
+
+def test_a_secret_is_made_once_and_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    settings = load({"BOBBIN_DATA_DIR": str(tmp_path)})
+    first = with_secret(settings).jwt_secret
+    assert len(first) >= 32
+    assert with_secret(settings).jwt_secret == first
+    assert [path.name for path in tmp_path.iterdir()] == ["jwt-secret"]
+    assert stat.S_IMODE((tmp_path / "jwt-secret").stat().st_mode) == 0o600
+    (tmp_path / "jwt-secret").write_text("short\n")
+    with pytest.raises(SettingsError, match="too short"):
+        with_secret(settings)
+
+
+def test_no_secret_shows_when_settings_are_printed() -> None:
+    settings = load({"DATABASE_URL": "postgres://u:hush@h/d", "JWT_SECRET": "hush" * 8})
+    assert "hush" not in repr(settings)
+
+
+def test_a_name_that_no_setting_has_is_reported_with_the_nearest() -> None:
+    assert unknown({"BOBBIN_WORKER": "2", "PATH": "", "BOBBIN_DEMO": "1", "BOBBIN_QQQQQQ": ""}) == [
+        "BOBBIN_QQQQQQ is not a setting.",
+        "BOBBIN_WORKER is not a setting; did you mean BOBBIN_WORKERS?",
+    ]
+
+
+def test_the_readme_and_the_example_are_what_the_table_makes() -> None:
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", readme, re.S)
+    assert block, "README.md has no <!-- settings --> block"
+    assert block[1] == markdown(), "run `make generate`"
+    assert (ROOT / ".env.example").read_text() == env_example(), "run `make generate`"
+    assert all(f"`{row.name}`" in block[1] for row in SETTINGS)
