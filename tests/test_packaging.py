@@ -1,11 +1,14 @@
 """What surrounds the server: locks, Makefile, CI, container, and the commands that the prose names."""
 
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from packaging.utils import canonicalize_name
 from server.__main__ import MODULES, main
 from server.base.db import blocks
 from server.base.settings import SETTINGS, env_example, markdown
+from server.ops.embedded import remove
+from server.routes import ROUTES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -243,8 +248,6 @@ def test_the_health_check_of_the_image_is_python_and_asks_a_route() -> None:
     assert check
     code = check[1].replace('\\"', '"')
     compile(code, "HEALTHCHECK", "exec")
-    from server.routes import ROUTES
-
     assert "/livez" in code and "/livez" in {route.path for route in ROUTES}
 
 
@@ -284,6 +287,52 @@ def test_commands_and_files_that_the_prose_names_exist(name: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
     paths = re.findall(r"`((?:server|db|docs|tests|load|locks)/[\w./-]+)`", text)
     assert [path for path in links + paths if not (ROOT / path).exists()] == []
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[str]:
+    """The port of a server as `make run` starts it, on an empty data folder."""
+    given = {
+        "PORT": "0",
+        "BOBBIN_DEMO": "1",
+        "BOBBIN_DATA_DIR": str(tmp_path / "data"),
+        "BOBBIN_WORKERS": "1",
+    }
+    command = [sys.executable, "-m", "server", "serve"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout
+            yield next(
+                found[1] for line in server.stdout if (found := re.search(r"is at http://.+:(\d+)", line))
+            )
+        finally:
+            server.terminate()
+            server.wait(15)
+            remove(tmp_path / "data")
+
+
+def test_the_tour_of_the_readme_goes_as_written(demo: str) -> None:
+    (tour,) = (fence for fence in fences("README.md") if "/auth/login" in fence)
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", tour],
+        env={"PATH": os.environ["PATH"], "PORT": demo, "FOLLOW_S": "1"},
+        capture_output=True,
+        text=True,
+    )
+    me, first, again, page = run.stdout.splitlines()[:4]
+    assert json.loads(me)["user"]["username"] == "alice"
+    assert json.loads(first) == json.loads(again) and json.loads(first)["message"]["seq"] == 1
+    items = json.loads(page)["items"]
+    assert len(items) == 20 and items == sorted(items, key=lambda item: item["seq"], reverse=True)
+    assert re.search(r'^id: (\S+)\nevent: ready\ndata: {"cursor":"\1","lastSeq":1}\n\n', run.stdout, re.M)
+    assert run.returncode == 28, run.stderr  # curl: the time to follow was over
 
 
 @pytest.mark.parametrize("name", PROSE)
