@@ -253,6 +253,14 @@ async def people_named(
     return {name: ids[key] for name, key in keys.items()}
 
 
+async def analyze(conn: asyncpg.Connection) -> None:
+    """Tell the planner what has come in, instead of leaving it to guess until autovacuum comes by.
+
+    Not a block of bulk.sql: ANALYZE cannot be prepared.
+    """
+    await conn.execute("ANALYZE users, thread_heads, threads, memberships, messages, changes")
+
+
 def handle(name: str, number: int = 1) -> str:
     """A valid username made from any name, the number-th of those who would have the same."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")

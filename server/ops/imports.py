@@ -288,6 +288,8 @@ async def import_files(
         with shown:
             await _Import(tail, report, shown, batch, faults).run(sources)
         report.joined, report.moved = tail.joined, tail.moved
+        if report.added > batch:
+            await bulk.analyze(conn)
     finally:
         await conn.close()
     report.seconds = time.monotonic() - started

@@ -121,6 +121,7 @@ async def seed(database_url: str, *, random_seed: int = SEED, until: datetime | 
             hashing = asyncio.gather(*(asyncio.to_thread(password_hash, person) for person in PEOPLE))
             talks = await asyncio.to_thread(town, random_seed, until or midnight(None))
             await plant(conn, talks, await hashing)
+        await bulk.analyze(conn)
     finally:
         await conn.close()
     messages = sum(len(talk.said) for talk in talks)

@@ -202,7 +202,8 @@ async def test_an_import_into_a_living_channel_keeps_its_people_and_order(
         "UPDATE memberships SET left_rev = 3, left_seq = 1, left_at = now()"
     )  # ada was removed
     await conn.execute(
-        """WITH c AS (INSERT INTO changes (thread_id, rev, kind, user_id, act) VALUES ($1, 3, 'member', $2, 'removed'))
+        """WITH c AS (
+               INSERT INTO changes (thread_id, rev, kind, user_id, act) VALUES ($1, 3, 'member', $2, 'removed'))
            UPDATE thread_heads SET last_rev = 3""",
         made.thread_id,
         ada,
