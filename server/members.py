@@ -16,13 +16,15 @@ Role = Literal["admin", "moderator", "member"]
 
 
 @query
-async def list(  # noqa: A001  # the block's name; nothing here needs the builtin
+async def list(  # the block's name; nothing here needs the builtin
     db: Db, *, user_id: int, thread_id: int, after_id: int, size: int
 ) -> asyncpg.Record | None: ...
 
 
 @query
-async def hold_members(db: Db, *, thread_id: int, user_ids: tuple[int, ...]) -> tuple[asyncpg.Record, ...]: ...
+async def hold_members(
+    db: Db, *, thread_id: int, user_ids: tuple[int, ...]
+) -> tuple[asyncpg.Record, ...]: ...
 
 
 @query
@@ -81,7 +83,10 @@ async def act(
 
     async def run() -> int | None:
         async with ctx.db.acquire(timeout=ACQUIRE_SECONDS) as conn, conn.transaction():
-            roles = {row["user_id"]: row["role"] for row in await hold_members(conn, thread_id=thread_id, user_ids=people)}
+            roles = {
+                row["user_id"]: row["role"]
+                for row in await hold_members(conn, thread_id=thread_id, user_ids=people)
+            }
             kind = await hold_head(conn, thread_id=thread_id)
             if kind is None or (me not in roles and not outsider):
                 raise NotFound()

@@ -11,7 +11,20 @@ from sanic.response import HTTPResponse
 
 from server.base.db import Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
-from server.base.http import TOP, Body, empty, json_bytes, known, many, moment, number, read, length, whole, word
+from server.base.http import (
+    TOP,
+    Body,
+    empty,
+    json_bytes,
+    known,
+    length,
+    many,
+    moment,
+    number,
+    read,
+    whole,
+    word,
+)
 
 TEXT = 10_000  # characters of a message
 
@@ -29,7 +42,9 @@ async def page_before(
 
 
 @query
-async def window(db: Db, *, user_id: int, thread_id: int, middle: int, size: int) -> asyncpg.Record | None: ...
+async def window(
+    db: Db, *, user_id: int, thread_id: int, middle: int, size: int
+) -> asyncpg.Record | None: ...
 
 
 @query
@@ -128,7 +143,9 @@ def _position(request: Request, thread_id: int, values: dict[str, str]) -> tuple
         return order or "asc", True, TOP if order == "desc" else 0
     for candidate in (order,) if order else ("asc", "desc"):
         try:
-            onward, seq = request.app.ctx.cursors.open(f"messages:{candidate}:{thread_id}", values["cursor"], count=2)
+            onward, seq = request.app.ctx.cursors.open(
+                f"messages:{candidate}:{thread_id}", values["cursor"], count=2
+            )
         except BadRequest:
             continue
         return candidate, bool(onward), seq
@@ -178,7 +195,9 @@ async def post_message(request: Request, thread_id: int) -> HTTPResponse:
         raise Invalid({"fileIds": "there are no such files"})
     if not body.text:
         raise Invalid({"text": "must not be empty"})
-    row = await request.app.ctx.tasks.finish(_send(request.app.ctx, request.ctx.user_id, thread_id, body, client_id))
+    row = await request.app.ctx.tasks.finish(
+        _send(request.app.ctx, request.ctx.user_id, thread_id, body, client_id)
+    )
     if row is None or (row["message"] is None and row["quotable"]):
         raise NotFound()  # not in it; or the thread was deleted while this waited
     if row["message"] is None:

@@ -66,7 +66,9 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     """Give every row its place in the app."""
     app.router.register_pattern("id", _identifier, r"^[1-9][0-9]{0,18}$")
     for number, route in enumerate(ROUTES):
-        methods = [route.method, "HEAD"] if route.method == "GET" and route.access != "STREAM" else [route.method]
+        methods = (
+            [route.method, "HEAD"] if route.method == "GET" and route.access != "STREAM" else [route.method]
+        )
         app.add_route(_endpoint(route), route.path, methods=methods, name=f"route_{number}")  # type: ignore[arg-type]
 
 

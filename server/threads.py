@@ -10,7 +10,7 @@ from sanic.response import HTTPResponse
 from server import members
 from server.base.db import Db, query
 from server.base.errors import Conflict, Forbidden, Invalid, NotFound
-from server.base.http import TOP, Body, empty, json_bytes, known, many, number, read, length, word
+from server.base.http import TOP, Body, empty, json_bytes, known, length, many, number, read, word
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 2**53  # microseconds since 1970, in the year 2255: later than any activity
@@ -112,7 +112,9 @@ async def post_thread(request: Request) -> HTTPResponse:
         return await _direct(request, others)
     if body.title is None:
         raise Invalid({"title": "is required"})
-    made = await ctx.tasks.finish(create(ctx.db, user_id=me, kind=body.kind, title=body.title, member_ids=others))
+    made = await ctx.tasks.finish(
+        create(ctx.db, user_id=me, kind=body.kind, title=body.title, member_ids=others)
+    )
     if made is None:
         raise Invalid({"memberIds": "not all of these people exist"})
     return await _shown(request, made, status=201)

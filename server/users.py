@@ -17,7 +17,7 @@ from sanic.response import HTTPResponse
 from server.base.access import ACCESS_SECONDS
 from server.base.db import Db, query
 from server.base.errors import Conflict, Invalid, Unauthorized, Unavailable
-from server.base.http import Body, json_bytes, read, length
+from server.base.http import Body, json_bytes, length, read
 
 REFRESH_DAYS = 7
 USERNAME = r"\w[\w.-]{1,31}"

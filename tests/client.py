@@ -83,12 +83,16 @@ class Api:
     async def thread(self, founder: Person, *others: Person, kind: str = "group", title: str = "Team") -> int:
         """A new thread with these people; its id."""
         body = {"kind": kind, "memberIds": [person.id for person in others]}
-        reply = await self.post("/api/threads", body | ({} if kind == "direct" else {"title": title}), as_=founder)
+        reply = await self.post(
+            "/api/threads", body | ({} if kind == "direct" else {"title": title}), as_=founder
+        )
         assert reply.status == 201, reply.body
         return int(reply.json["thread"]["id"])
 
     @contextlib.asynccontextmanager
-    async def stream(self, thread_id: int, who: Person, *, since: str | None = None) -> AsyncIterator["Stream"]:
+    async def stream(
+        self, thread_id: int, who: Person, *, since: str | None = None
+    ) -> AsyncIterator["Stream"]:
         """Follow a thread; `since` is a Last-Event-ID. The first event, ready, is awaited already."""
         headers = {"Authorization": f"Bearer {who.token}"} | ({"Last-Event-ID": since} if since else {})
         async with self._client.stream("GET", f"/api/threads/{thread_id}/stream", headers=headers) as answer:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -52,9 +51,9 @@ def backing() -> Iterator[Backing]:
 
 
 @pytest.fixture(scope="session")
-def template(backing: Backing) -> str:
+async def template(backing: Backing) -> str:
     """The name of a migrated, empty database to copy."""
-    migrate(backing.url("template_bobbin"))
+    await migrate(backing.url("template_bobbin"))
     return "template_bobbin"
 
 
@@ -131,7 +130,9 @@ def people(db: asyncpg.Pool) -> Maker:
     async def make(name: str) -> Person:
         handle = f"{name}{next(NUMBERS)}_{os.getpid()}"
         user_id = await db.fetchval(
-            "INSERT INTO users (name, username, email) VALUES ($1, $2, $2 || '@example.com') RETURNING id", name, handle
+            "INSERT INTO users (name, username, email) VALUES ($1, $2, $2 || '@example.com') RETURNING id",
+            name,
+            handle,
         )
         return Person(user_id, name, tokens.issue(user_id=user_id, session_id=1))
 

@@ -199,14 +199,13 @@ WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
 
 -- What one sees behind the door: the stretches (low, high] of seq; only stretches that hold a message.
 CREATE VIEW sights AS
-SELECT d.user_id, d.thread_id, 0::bigint AS low, d.last_seq AS high
-FROM doors d
-WHERE d.history = 'all' AND d.last_seq > 0
-UNION ALL
-SELECT d.user_id, d.thread_id, s.joined_seq, coalesce(s.left_seq, d.last_seq)
+SELECT d.user_id, d.thread_id, stretch.low, stretch.high
 FROM doors d
 JOIN memberships s ON s.thread_id = d.thread_id AND s.user_id = d.user_id
-WHERE d.history = 'joined' AND s.joined_seq < coalesce(s.left_seq, d.last_seq);
+-- With history all, the one open span stands for the whole thread.
+CROSS JOIN LATERAL (SELECT CASE d.history WHEN 'all' THEN 0 ELSE s.joined_seq END AS low,
+    coalesce(s.left_seq, d.last_seq) AS high) stretch
+WHERE (d.history = 'joined' OR s.left_rev IS NULL) AND stretch.low < stretch.high;
 
 -- The threads of a person as they see them: one row per door, its JSON made only when selected.
 CREATE VIEW my_threads AS

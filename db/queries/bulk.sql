@@ -59,7 +59,7 @@ RETURNING id, external_id;
 -- Which of these people are in the thread now.
 -- params: thread_id, user_ids
 -- cli:    bobbin import
--- plan:   memberships_open; at most the people of one batch
+-- plan:   memberships_open/memberships_mine; at most the people of one batch
 SELECT user_id
 FROM memberships
 WHERE thread_id = :thread_id AND user_id = ANY(:user_ids::bigint[]) AND left_rev IS NULL;
@@ -89,7 +89,7 @@ FROM unnest(:user_ids::bigint[], :revs::bigint[]) AS joined (user_id, rev);
 -- Who writes has read: the read cursors of members who were there before the batch.
 -- params: thread_id, user_ids, seqs
 -- cli:    bobbin import
--- plan:   memberships_open; at most the people of one batch
+-- plan:   memberships_open/memberships_mine; at most the people of one batch
 -- locks:  their membership rows, under the head's lock
 UPDATE memberships m
 SET read_seq = own.seq

@@ -14,7 +14,7 @@ SELECT epoch FROM log_epoch;
 -- (until_ is null for the open span). No row when not a member.
 -- params: user_id, thread_id
 -- route:  GET /api/threads/<thread_id:id>/stream
--- plan:   memberships_open, memberships_pkey; one row for each span
+-- plan:   memberships_open/memberships_mine, memberships_pkey; one row for each span
 SELECT d.history, d.last_seq, d.last_rev, d.log_floor,
     array_agg(s.joined_seq ORDER BY s.joined_rev) AS from_seq, array_agg(s.left_seq ORDER BY s.joined_rev) AS until_seq,
     array_agg(s.joined_rev ORDER BY s.joined_rev) AS from_rev, array_agg(s.left_rev ORDER BY s.joined_rev) AS until_rev

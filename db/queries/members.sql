@@ -37,7 +37,7 @@ WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 -- route:  POST /api/threads/<thread_id:id>/members
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
--- plan:   memberships_open; at most two rows
+-- plan:   memberships_open/memberships_mine; at most two rows
 -- locks:  those rows, in the order of user_id
 SELECT m.user_id, m.role, m.joined_rev
 FROM memberships m
@@ -103,7 +103,7 @@ RETURNING rev;
 -- params: thread_id, member_id, act (left or removed)
 -- route:  POST /api/threads/<thread_id:id>/leave
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
--- plan:   memberships_open, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
 -- locks:  the head and the span (already held)
 WITH head AS (
     UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM memberships m
@@ -122,7 +122,7 @@ RETURNING rev;
 -- Another role for a member. The rev of the change; no row when they have it already.
 -- params: thread_id, member_id, role
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
--- plan:   memberships_open, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
 -- locks:  the head and the span (already held)
 WITH span AS (
     UPDATE memberships m SET role = :role

@@ -9,7 +9,7 @@
 -- there are none); first_seq and final_seq what the reader may see in all. No row when not a member.
 -- params: user_id, thread_id, after (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
--- plan:   memberships_open, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
+-- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
 WITH door AS (
     SELECT d.thread_id, d.last_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
 ), sight AS (
@@ -48,7 +48,7 @@ FROM door, items;
 -- there are none); first_seq and final_seq what the reader may see in all. No row when not a member.
 -- params: user_id, thread_id, before (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
--- plan:   memberships_open, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
+-- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
 WITH door AS (
     SELECT d.thread_id, d.last_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
 ), sight AS (
@@ -86,7 +86,7 @@ FROM door, items;
 -- more of the one side where the other is short. Columns as for page_after.
 -- params: user_id, thread_id, middle (seq), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/messages
--- plan:   memberships_open, messages_pkey, users_pkey; at most 2 x size messages of each stretch, no Seq Scan on messages
+-- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most 2 x size messages of each stretch, no Seq Scan on messages
 WITH door AS (
     SELECT d.thread_id, d.last_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
 ), sight AS (
@@ -142,7 +142,7 @@ FROM door, items;
 -- index on it is needed. One more than the last seq when all are earlier. No row when not a member.
 -- params: user_id, thread_id, moment (timestamptz)
 -- route:  GET /api/threads/<thread_id:id>/messages
--- plan:   memberships_open, messages_pkey; as many single rows as the length has binary digits
+-- plan:   memberships_open/memberships_mine, messages_pkey; as many single rows as the length has binary digits
 WITH RECURSIVE halves AS (
     SELECT 1::bigint AS low, d.last_seq + 1 AS high
     FROM doors d
@@ -160,7 +160,7 @@ SELECT low FROM halves WHERE low = high;
 -- One message. No row when there is none that the reader may see.
 -- params: user_id, thread_id, seq
 -- route:  GET /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   memberships_open, messages_pkey; one row
+-- plan:   memberships_open/memberships_mine, messages_pkey; one row
 WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
@@ -183,7 +183,7 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- same client id has committed while this waited: then `replay` answers.
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
--- plan:   memberships_open, client_ids_pkey, thread_heads_pkey, users_pkey; one row each
+-- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey; one row each
 -- locks:  the sender's membership, then the head of the thread
 WITH door AS (
     -- Locked: two sends of one person queue here, and a removal that wins the race is seen.
@@ -246,7 +246,7 @@ LEFT JOIN users qa ON qa.id = q.author_id;
 -- when not a member (any more) or when there is none.
 -- params: user_id, thread_id, client_id, body_hash (bytea)
 -- route:  POST /api/threads/<thread_id:id>/messages (only after a duplicate raced)
--- plan:   memberships_open, client_ids_pkey, messages_pkey; one row each
+-- plan:   memberships_open/memberships_mine, client_ids_pkey, messages_pkey; one row each
 WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
@@ -268,7 +268,7 @@ WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 -- why else nothing has changed. No row when there is none that the caller may see.
 -- params: user_id, thread_id, seq, text
 -- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   memberships_open, messages_pkey, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
 -- locks:  the caller's membership, the message, the head of the thread
 WITH door AS (
     SELECT m.thread_id FROM memberships m
@@ -316,7 +316,7 @@ LEFT JOIN users qa ON qa.id = q.author_id;
 -- already, or not allowed (allowed false). No row when there is none that the caller may see.
 -- params: user_id, thread_id, seq
 -- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   memberships_open, messages_pkey, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
 -- locks:  the caller's membership, the message, the head of the thread
 WITH door AS (
     SELECT m.thread_id, m.role FROM memberships m

@@ -36,7 +36,7 @@ JOIN my_threads v ON v.thread_id = k.thread_id AND v.user_id = :user_id;
 -- One thread as a member sees it. No row when not a member.
 -- params: user_id, thread_id
 -- route:  GET /api/threads/<thread_id:id>
--- plan:   memberships_open, threads_pkey, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, threads_pkey, thread_heads_pkey; one row each
 SELECT v.thread FROM my_threads v WHERE v.user_id = :user_id AND v.thread_id = :thread_id;
 
 -- name: channel :json

@@ -84,7 +84,12 @@ class RequestIds:
         self._count = 0
 
     def of(self, given: str | None) -> str:
-        if given and len(given) <= 64 and given.isascii() and given.replace("-", "").replace("_", "").isalnum():
+        if (
+            given
+            and len(given) <= 64
+            and given.isascii()
+            and given.replace("-", "").replace("_", "").isalnum()
+        ):
             return given
         self._count += 1
         return f"{self._prefix}-{self._count:x}"

@@ -76,7 +76,8 @@ def blocks(stem: str) -> dict[str, Block]:
 def _lines(head: str, key: str) -> list[str]:
     """The values of one key, each with the indented lines that continue it."""
     return [
-        re.sub(r"\n--\s+", " ", value).strip() for value in re.findall(rf"^-- {key}:(.*(?:\n-- {{4,}}.*)*)", head, re.M)
+        re.sub(r"\n--\s+", " ", value).strip()
+        for value in re.findall(rf"^-- {key}:(.*(?:\n-- {{4,}}.*)*)", head, re.M)
     ]
 
 

@@ -70,8 +70,12 @@ class Invalid(Problem):
 
     status, code, sentence = 422, "invalid", "Some values are not valid."
 
-    def __init__(self, details: dict[str, Any], *, sentence: str | None = None, code: str | None = None) -> None:
-        super().__init__(sentence or f"{self.sentence[:-1]}: {', '.join(details)}.", code=code, details=details)
+    def __init__(
+        self, details: dict[str, Any], *, sentence: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(
+            sentence or f"{self.sentence[:-1]}: {', '.join(details)}.", code=code, details=details
+        )
 
 
 class Unavailable(Problem):

@@ -52,7 +52,12 @@ class Bus:
 
     def _client(self) -> redis.Redis:
         return redis.Redis.from_url(
-            self._url, protocol=3, socket_timeout=5, socket_connect_timeout=2, retry=None, health_check_interval=0
+            self._url,
+            protocol=3,
+            socket_timeout=5,
+            socket_connect_timeout=2,
+            retry=None,
+            health_check_interval=0,
         )
 
     def start(self) -> None:
@@ -136,7 +141,9 @@ class Bus:
             client = self._client()
             try:
                 async with client.pubsub() as pubsub:
-                    await pubsub.subscribe(CONTROL, *(f"{CHANNEL}{thread_id}" for thread_id in self._channels))
+                    await pubsub.subscribe(
+                        CONTROL, *(f"{CHANNEL}{thread_id}" for thread_id in self._channels)
+                    )
                     self._pubsub, self.up = pubsub, True
                     pause = RECONNECT_SECONDS[0]
                     self._doubt("connected")  # whatever was rung before is not known here

@@ -39,7 +39,9 @@ def sight_of(row: asyncpg.Record, user_id: int) -> Sight:
     """The sight of a member from what `door` answers."""
     spans = tuple(
         Span(a, FOREVER if b is None else b, c, FOREVER if d is None else d)
-        for a, b, c, d in zip(row["from_seq"], row["until_seq"], row["from_rev"], row["until_rev"], strict=True)
+        for a, b, c, d in zip(
+            row["from_seq"], row["until_seq"], row["from_rev"], row["until_rev"], strict=True
+        )
     )
     return Sight(user_id=user_id, everything=row["history"] == "all", spans=spans)
 

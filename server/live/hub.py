@@ -344,8 +344,12 @@ class Hub:
             if not events:
                 continue
             first, last = events[0].rev, events[-1].rev
-            lowest = min((place for e in events for place in (e.seq, e.quoted) if place is not None), default=FOREVER)
-            plain = all(event.kind != "thread_deleted" and event.act not in ("left", "removed") for event in events)
+            lowest = min(
+                (place for e in events for place in (e.seq, e.quoted) if place is not None), default=FOREVER
+            )
+            plain = all(
+                event.kind != "thread_deleted" and event.act not in ("left", "removed") for event in events
+            )
             chunk = self._encode(b"".join([event.frame for event in events])) if plain else b""
             for reader in feed.readers:
                 if (

@@ -155,7 +155,11 @@ async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None
     try:
         response = await request.respond(
             content_type="text/event-stream; charset=utf-8",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Request-Id": request.ctx.request_id},
+            headers={
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+                "X-Request-Id": request.ctx.request_id,
+            },
         )
         await stream.run(request, feed, response, opening)
         return None  # Sanic ends the response

@@ -6,6 +6,7 @@ db/schema.sql and db/plans.md come from a private Postgres made for it, .env.exa
 table from SETTINGS.
 """
 
+import asyncio
 import difflib
 import re
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from server.base.settings import env_example, load, markdown
 from server.ops.embedded import database, remove
+from server.ops.explain import document
 from server.ops.migrate import dump
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +28,13 @@ def generated() -> dict[str, str]:
     try:
         with database(load({"BOBBIN_DATA_DIR": str(data)})) as url:
             schema = dump(url)
+            plans = asyncio.run(document(url))
     finally:
         remove(data)
     readme = (ROOT / "README.md").read_text()
     return {
         "db/schema.sql": schema,
+        "db/plans.md": plans,
         ".env.example": env_example(),
         "README.md": TABLE.sub(lambda _: markdown(), readme),
     }

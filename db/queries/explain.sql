@@ -1,0 +1,81 @@
+-- explain.sql: a sample shaped like production, on which plans are made and tested.
+-- Writes all tables of the log, of an empty database that is thrown away afterwards.
+
+-- name: sample :exec
+-- 5,000 people, 2,000 threads, 27,500 messages that came interleaved: a fifth of the first 300 threads has
+-- most of them, one has 4,000; the others are direct threads. Fewer than 30,000 rows in each table, so that ANALYZE reads all of them and
+-- the plans are the same each time.
+-- params:
+-- cli:    make generate
+-- plan:   none
+-- locks:  the new rows
+WITH people AS (
+    INSERT INTO users (id, name, username, email, password_hash, external_id)
+    SELECT i, 'Person ' || i, 'person' || i, 'person' || i || '@example.com', 'x', 'irc:sample:' || i
+    FROM generate_series(1, 5000) i
+), kinds AS (
+    SELECT i AS id, CASE WHEN i > 300 THEN 'direct' WHEN i % 5 = 0 THEN 'channel' ELSE 'group' END AS kind
+    FROM generate_series(1, 2000) i
+), thread AS (
+    INSERT INTO threads (id, kind, title, created_by, created_at)
+    SELECT id, kind, CASE WHEN kind <> 'direct' THEN 'Thread ' || id END, 1 + id % 5000, '2026-01-01'
+    FROM kinds
+), said AS (
+    -- Every seventh message goes to thread 7, four of the rest in five to one thread in five.
+    SELECT i, CASE
+            WHEN i % 7 = 0 THEN 7
+            WHEN i % 5 <> 0 THEN 1 + 5 * (i * 13 % 60)
+            ELSE 1 + i * 31 % 300 END AS thread_id,
+        timestamptz '2026-01-01' + i * interval '11 minutes' AS at
+    FROM generate_series(1, 27500) i
+), message AS (
+    SELECT s.thread_id, row_number() OVER (PARTITION BY s.thread_id ORDER BY s.i) AS seq, s.at, s.i,
+        1 + (s.thread_id * 17 + s.i * 7 % 20) % 5000 AS author_id
+    FROM said s
+), member AS (
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, joined_at, left_rev, left_seq, role, read_seq)
+    SELECT k.id, 1 + (k.id * 17 + n) % 5000, n + 1, 0, '2026-01-01', CASE WHEN n % 9 = 8 THEN 60 END,
+        CASE WHEN n % 9 = 8 THEN 10 END, CASE WHEN n = 0 THEN 'admin' ELSE 'member' END, 0
+    FROM kinds k, generate_series(0, CASE WHEN k.kind = 'direct' THEN 1 ELSE 19 END) n
+), back AS (
+    -- Some of those who left came back: a second span.
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, joined_at, role, read_seq)
+    SELECT k.id, 1 + (k.id * 17 + 8) % 5000, 70, 20, '2026-02-01', 'member', 20
+    FROM kinds k
+    WHERE k.kind <> 'direct'
+), everybody AS (
+    -- Person 1 is in every channel, and thread 7.
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, joined_at, role, read_seq)
+    SELECT k.id, 1, 80, 0, '2026-02-01', 'member', 0
+    FROM kinds k
+    WHERE (k.kind = 'channel' OR k.id = 7) AND NOT EXISTS (SELECT FROM generate_series(0, 19) n WHERE 1 + (k.id * 17 + n) % 5000 = 1)
+), pair AS (
+    INSERT INTO direct_pairs (low_user_id, high_user_id, thread_id)
+    SELECT least(1 + id * 17 % 5000, 1 + (id * 17 + 1) % 5000), greatest(1 + id * 17 % 5000, 1 + (id * 17 + 1) % 5000), id
+    FROM kinds
+    WHERE kind = 'direct'
+), log AS (
+    INSERT INTO changes (thread_id, rev, kind, seq) SELECT thread_id, seq + 100, 'message', seq FROM message
+), once AS (
+    INSERT INTO client_ids (thread_id, author_id, client_id, seq, body_hash)
+    SELECT thread_id, author_id, 'client ' || i, seq, '\x00' FROM message
+), source AS (
+    INSERT INTO imports (thread_id, source, records, digest)
+    SELECT k.id, n || '.txt', 100, '\x00' FROM kinds k, generate_series(1, 5) n
+), session AS (
+    INSERT INTO sessions (user_id, refresh_hash, expires_at)
+    SELECT 1 + i % 5000, decode(md5(i::text), 'hex'), '2027-01-01' FROM generate_series(1, 2000) i
+), head AS (
+    INSERT INTO thread_heads (thread_id, last_seq, last_rev, log_floor, message_count, last_deleted_seq, last_message_at)
+    SELECT k.id, coalesce(m.last_seq, 0), coalesce(m.last_seq, 0) + 100, 100, coalesce(m.last_seq - m.last_seq / 50, 0),
+        coalesce(m.last_seq / 50 * 50, 0), m.last_at
+    FROM kinds k
+    LEFT JOIN (SELECT thread_id, max(seq) AS last_seq, max(at) AS last_at FROM message GROUP BY thread_id) m
+        ON m.thread_id = k.id
+)
+INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, deleted_at)
+SELECT thread_id, seq, seq + 100, author_id, CASE WHEN seq % 10 = 0 THEN seq - 3 END, 'client ' || i,
+    CASE WHEN seq % 50 = 0 THEN '' ELSE repeat('Words and more words. ', 1 + i * 7 % 9) END, at,
+    CASE WHEN seq % 50 = 0 THEN at END
+FROM message
+ORDER BY i;

@@ -1,0 +1,206 @@
+"""Plans of the query blocks: for a DBA on their own database, and for db/plans.md. SQL: db/queries/explain.sql.
+
+Nothing is executed for `bobbin explain`: the plan shown is the generic one, which a prepared statement
+settles on, for parameters such as SAMPLES.
+"""
+
+import argparse
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import asyncpg
+
+from server.base.db import Block, Db, all_blocks, query
+from server.base.settings import Settings
+from server.ops.embedded import database
+
+Mode = Literal["force_custom_plan", "force_generic_plan"]
+
+# A believable value of each parameter, by its name: person 1 is in 60 channels and in thread 7, the
+# longest of the sample.
+SAMPLES: dict[str, Any] = {
+    "act": "left",
+    "added": 10,
+    "after": 2000,
+    "after_id": 0,
+    "after_rev": 2100,
+    "before": 2000,
+    "before_at": datetime(2255, 1, 1, tzinfo=UTC),
+    "before_id": 2**62,
+    "body_hash": b"\x00" * 32,
+    "client_id": "client 35",
+    "created_at": datetime(2026, 3, 1, tzinfo=UTC),
+    "created_by": 1,
+    "days": 7,
+    "digest": b"\x00" * 32,
+    "direction": 1,
+    "email": "person7@example.com",
+    "emails": ["person7@example.com"],
+    "external_ids": ["irc:sample:7", "irc:sample:8"],
+    "handles": ["person7", "person8"],
+    "high_user_id": 500,
+    "kind": "group",
+    "last_at": datetime(2026, 12, 1, tzinfo=UTC),
+    "last_rev": 9000,
+    "last_seq": 8000,
+    "low_user_id": 3,
+    "member_id": 3,
+    "member_ids": [4, 5],
+    "middle": 2000,
+    "moment": datetime(2026, 3, 1, tzinfo=UTC),
+    "name": "Somebody",
+    "names": ["Somebody", "Else"],
+    "other_id": 400,
+    "password_hash": "x",
+    "password_hashes": ["x", "x"],
+    "records": 200,
+    "refresh_hash": b"\x01" * 32,
+    "reply_to": 1990,
+    "revs": [8001, 8002],
+    "role": "member",
+    "roles": ["member", "member"],
+    "search": None,
+    "seq": 2000,
+    "seqs": [2000, 2001],
+    "size": 50,
+    "source": "1.txt",
+    "text": "Hello there.",
+    "thread_id": 7,
+    "thread_ids": [7, 8, 9],
+    "title": "Thread 9",
+    "unread": False,
+    "user_id": 1,
+    "user_ids": [1, 3],
+    "username": "person7",
+    "usernames": ["newcomer1", "newcomer2"],
+}
+# Where a block wants another one: a new account, a member who isn't one yet.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "bulk.advance_source": {"before": 100},
+    "bulk.make_people": {"external_ids": ["irc:sample:new1", "irc:sample:new2"]},
+    "bulk.make_townspeople": {
+        "external_ids": ["irc:sample:new1", "irc:sample:new2"],
+        "emails": ["new1@example.com", "new2@example.com"],
+    },
+    "members.open_span": {"member_id": 499},
+    "messages.send": {"client_id": "a new one"},
+    "users.register": {"email": "new@example.com", "username": "newcomer"},
+}
+
+
+@query
+async def sample(db: Db) -> str: ...
+
+
+async def fill(conn: asyncpg.Connection) -> None:
+    """Make an empty, migrated database look like production, and let the planner know."""
+    await sample(conn)
+    for table in ("users", "threads"):  # the sample names its ids; new ones go on after them
+        await conn.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}")
+    await conn.execute("VACUUM ANALYZE")
+
+
+async def plan(
+    conn: asyncpg.Connection, block: Block, mode: Mode, *, analyze: bool = False
+) -> dict[str, Any]:
+    """The plan of a block as Postgres tells it in JSON; with analyze it is executed, and rolled back."""
+    options = "FORMAT JSON, COSTS OFF" + (", ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF" if analyze else "")
+    said = await _explain(conn, block, mode, options)
+    found: dict[str, Any] = json.loads("\n".join(said))[0]["Plan"]
+    return found
+
+
+async def lines(conn: asyncpg.Connection, block: Block) -> list[str]:
+    """The generic plan of a block, without costs."""
+    return await _explain(conn, block, "force_generic_plan", "COSTS OFF")
+
+
+async def _explain(conn: asyncpg.Connection, block: Block, mode: Mode, options: str) -> list[str]:
+    values = {**SAMPLES, **OTHERWISE.get(block.name, {})}
+    given = ", ".join(literal(values[name]) for name in block.params)
+    transaction = conn.transaction()
+    await transaction.start()
+    prepared = f"explained_{id(transaction)}"  # survives the rollback, and is told apart from its like
+    try:
+        await conn.execute(f"SET LOCAL plan_cache_mode = {mode}")
+        await conn.execute("SET LOCAL jit = off")
+        await conn.execute(f"PREPARE {prepared} AS {block.text}")
+        rows = await conn.fetch(f"EXPLAIN ({options}) EXECUTE {prepared}{f'({given})' if given else ''}")
+        return [row[0] for row in rows]
+    finally:
+        await transaction.rollback()
+        await conn.execute(f"DEALLOCATE {prepared}")
+
+
+def literal(value: Any) -> str:
+    """A value of SAMPLES as SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        return f"'\\x{value.hex()}'"
+    if isinstance(value, datetime):
+        return f"'{value.isoformat()}'"
+    if isinstance(value, list):
+        inner = ",".join(f'"{item}"' if isinstance(item, str) else str(item) for item in value)
+        return f"'{{{inner}}}'"
+    escaped = str(value).replace("'", "''")
+    return f"'{escaped}'"
+
+
+async def document(database_url: str) -> str:
+    """db/plans.md: each block with its header and its generic plan on the sample. The database must be empty."""
+    conn = await asyncpg.connect(database_url)
+    try:
+        await fill(conn)
+        parts = [
+            "# Plans\n\nGenerated by `make generate`, compared by `make check`: every block of db/queries with what its header\n"
+            "says, and its generic plan on the sample of db/queries/explain.sql, without costs.\n"
+        ]
+        for block in all_blocks():
+            head = "\n".join(
+                f"- {key}: {line}" for key, found in block.header.items() for line in found if line
+            )
+            shown = "\n".join(await lines(conn, block))
+            parts.append(
+                f"## {block.name}\n\n{block.where.partition(':')[0]}\n\n{head}\n\n```\n{shown}\n```\n"
+            )
+        return "\n".join(parts)
+    finally:
+        await conn.close()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bobbin explain`."""
+    parser.description = "Print the generic plan of query blocks on this database. Nothing is executed."
+    parser.add_argument(
+        "block", nargs="*", help="messages.page_after, or messages for all of the file; default all"
+    )
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """bobbin explain."""
+    wanted = [word.removeprefix("q=") for word in args.block]
+    found = [
+        block
+        for block in all_blocks()
+        if not wanted or {block.name, block.name.partition(".")[0]} & set(wanted)
+    ]
+    if not found:
+        print("There is no such block; bobbin explain without a name prints all.")
+        return 1
+    with database(settings) as url:
+        return asyncio.run(_print(url, found))
+
+
+async def _print(url: str, found: list[Block]) -> int:
+    conn = await asyncpg.connect(url)
+    try:
+        for block in found:
+            print(f"-- {block.name} ({block.where})", *await lines(conn, block), "", sep="\n")
+    finally:
+        await conn.close()
+    return 0

@@ -1,0 +1,158 @@
+"""Each query block keeps what its header says: bound, prepared, its plan on data shaped like production, its route."""
+
+import ast
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server.base.db import FETCH, KEYS, QUERIES, ROOT, Block, all_blocks, blocks, used
+from server.ops.explain import Mode, fill, plan
+from server.routes import ROUTES
+
+BLOCKS = all_blocks()
+# Reading one of these from end to end is never right: they grow with what people say and do.
+GROWING = {"messages", "changes", "client_ids", "memberships", "users", "sessions", "thread_heads", "threads"}
+ANY_PLAN = "any:"  # a header that begins so says why a full read is right there
+WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b|\bFOR (NO KEY )?UPDATE\b")
+
+
+def named(block: Block) -> str:
+    return block.name
+
+
+@pytest.fixture(scope="module")
+async def town(db_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database filled with the sample."""
+    conn = await asyncpg.connect(db_url)
+    await fill(conn)
+    yield conn
+    await conn.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+SCHEMA = "\n".join(path.read_text() for path in sorted((ROOT / "db" / "migrations").glob("*.sql")))
+INDEXES = set(re.findall(r"(?:INDEX|CONSTRAINT) (\w+)(?= ON |\s+PRIMARY KEY|\s+UNIQUE)", SCHEMA))
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=named)
+def test_a_header_has_its_keys(block: Block) -> None:
+    assert "params" in block.header and "plan" in block.header
+    assert {"route", "cli", "live", "job"} & set(block.header), "who asks this?"
+    assert bool(WRITES.search(block.text)) == ("locks" in block.header) or "advisory" in block.text
+    assert set(block.header) <= set(KEYS)
+
+
+def test_every_block_is_bound_and_every_binding_has_its_block() -> None:
+    bound = set()
+    for path in sorted((ROOT / "server").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.AsyncFunctionDef) and any(
+                isinstance(mark, ast.Name) and mark.id == "query" for mark in node.decorator_list
+            ):
+                bound.add(f"{path.stem}.{node.name}")
+    assert bound == {block.name for block in BLOCKS}
+
+
+def test_a_route_in_a_header_is_a_route_and_its_handler_is_in_the_module_of_the_file_or_uses_it() -> None:
+    routes = {route.name for route in ROUTES}
+    for block in BLOCKS:
+        for line in block.header.get("route", ()):
+            assert re.sub(r" \(.*\)$", "", line) in routes, f"{block.where}: {line}"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=named)
+async def test_a_block_can_be_prepared(town: asyncpg.Connection, block: Block) -> None:
+    statement = await town.prepare(block.text)
+    assert len(statement.get_parameters()) == len(block.params)
+    assert block.text.startswith(f"/* {block.name} */")
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("block", BLOCKS, ids=named)
+async def test_a_plan_uses_the_indexes_that_its_header_names(
+    town: asyncpg.Connection, block: Block, mode: Mode
+) -> None:
+    said = " ".join(block.header["plan"])
+    found = list(nodes(await plan(town, block, mode)))
+    if not said.startswith(ANY_PLAN) and block.name != "explain.sample":
+        read = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
+        assert not read & GROWING, f"{block.where} reads all of {read & GROWING}"
+    wanted = [
+        set(words.split("/")) for words in re.findall(r"[\w/]+", said) if set(words.split("/")) & INDEXES
+    ]
+    taken = {node["Index Name"] for node in found if "Index Name" in node}
+    # An ON CONFLICT names its index too.
+    taken |= {name for node in found for name in node.get("Conflict Arbiter Indexes", ())}
+    missing = [either for either in wanted if not either & taken]
+    assert not missing, f"{block.where}: {missing} not in {sorted(taken)}"
+
+
+READS = [block for block in BLOCKS if block.header.get("route") or block.header.get("live")]
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("block", READS, ids=named)
+async def test_a_request_reads_a_bounded_number_of_messages(
+    town: asyncpg.Connection, block: Block, mode: Mode
+) -> None:
+    """Thread 7 has 4,000 messages; what is read of it has nothing to do with that."""
+    found = list(nodes(await plan(town, block, mode, analyze=True)))
+    for table in ("messages", "changes", "client_ids"):
+        rows = sum(
+            node["Actual Rows"] * node["Actual Loops"]
+            for node in found
+            if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
+        )
+        # Deleted ones among the unread of a person who has read nothing: threads.mine counts those by their index.
+        limit = 700 if block.name == "threads.mine" else 210
+        assert rows <= limit, f"{block.where} read {rows} rows of {table}"
+
+
+async def test_a_page_touches_as_many_buffers_at_any_depth(town: asyncpg.Connection) -> None:
+    touched = []
+    for after in (0, 2000, 3850):
+        block = blocks("messages")["page_after"]
+        text = re.sub(r"\$(\d)", lambda m: str([1, 7, after, 50, 1][int(m[1]) - 1]), block.text)
+        await town.fetch(text)
+        said = await town.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON, TIMING OFF) {text}")
+        root = json.loads(said)[0]["Plan"]
+        touched.append(root["Shared Hit Blocks"] + root["Shared Read Blocks"])
+    assert max(touched) <= min(touched) * 1.1, touched
+
+
+def test_the_binder_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.base.db.QUERIES", tmp_path)
+    for source in (
+        "-- name: a :one\n-- params: x\nSELECT 1;\n",
+        "-- name: a :one\n-- params:\nSELECT :x;\n",
+        "-- name: a :what\n-- params:\nSELECT 1;\n",
+        "-- name: a :one\n-- params:\nSELECT 1;\n\n-- name: a :one\n-- params:\nSELECT 1;\n",
+    ):
+        (tmp_path / "wrong.sql").write_text(source)
+        blocks.cache_clear()
+        with pytest.raises(ValueError, match=r"wrong\.sql"):
+            blocks("wrong")
+    (tmp_path / "right.sql").write_text(
+        "-- name: a :value\n-- params: x (a word)\nSELECT :x::text || ':no', ':y' -- :z\n;\n"
+    )
+    assert blocks("right")["a"].text == "/* right.a */ SELECT $1::text || ':no', ':y' -- :z\n;"
+    blocks.cache_clear()
+
+
+def test_names_in_quotes_and_comments_are_no_parameters() -> None:
+    assert used("SELECT ':a', :b::text -- :c\n") == {"b"}
+
+
+def test_a_kind_is_one_of_those_that_the_binder_knows() -> None:
+    assert {block.kind for block in BLOCKS} <= set(FETCH)
+    assert QUERIES.is_dir()
