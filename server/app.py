@@ -74,11 +74,11 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         except TimeoutError:
             ctx.db.terminate()
 
-    app.before_server_start(start)  # type: ignore[no-untyped-call]
-    app.before_server_stop(stop)  # type: ignore[no-untyped-call]
-    app.after_server_stop(end)  # type: ignore[no-untyped-call]
+    app.before_server_start(start)
+    app.before_server_stop(stop)
+    app.after_server_stop(end)
 
-    @app.exception(Exception)  # type: ignore[untyped-decorator]
+    @app.exception(Exception)
     async def unrouted(request: Request | None, error: Exception) -> HTTPResponse:
         """What is raised outside a handler: no such address or method, a broken or too large request."""
         given = request.headers.get("x-request-id") if request is not None else None

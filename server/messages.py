@@ -215,7 +215,8 @@ async def _send(
     ctx: Any, user_id: int, thread_id: int, body: NewMessage, client_id: str | None
 ) -> asyncpg.Record | None:
     """Commit, then ring. Runs to its end although the sender may be gone."""
-    who = {"user_id": user_id, "thread_id": thread_id, "client_id": client_id, "body_hash": body_hash(body)}
+    who: dict[str, Any] = {"user_id": user_id, "thread_id": thread_id, "client_id": client_id}
+    who["body_hash"] = body_hash(body)
     try:
         row = await send(ctx.db, **who, text=body.text, reply_to=body.replyTo)
     except asyncpg.UniqueViolationError as error:
@@ -228,7 +229,7 @@ async def _send(
 
 
 def _client_id(request: Request, body: NewMessage) -> str | None:
-    header = request.headers.get("idempotency-key")
+    header: str | None = request.headers.get("idempotency-key")
     if header is None:
         return body.clientId
     if not 1 <= len(header) <= 128 or not header.isprintable():

@@ -120,9 +120,10 @@ async def test_a_request_reads_a_bounded_number_of_messages(
 
 async def test_a_page_touches_as_many_buffers_at_any_depth(town: asyncpg.Connection) -> None:
     touched = []
+    block = blocks("messages")["page_after"]
     for after in (0, 2000, 3850):
-        block = blocks("messages")["page_after"]
-        text = re.sub(r"\$(\d)", lambda m: str([1, 7, after, 50, 1][int(m[1]) - 1]), block.text)
+        values = ["1", "7", str(after), "50", "1"]
+        text = re.sub(r"\$(\d)", lambda m, values=values: values[int(m[1]) - 1], block.text)  # type: ignore[misc]
         await town.fetch(text)
         said = await town.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON, TIMING OFF) {text}")
         root = json.loads(said)[0]["Plan"]

@@ -58,7 +58,7 @@ def read(request: Request, kind: type[B]) -> B:
     if declared != "application/json":
         raise UnsupportedType()
     try:
-        body = _decoder(kind).decode(request.body)
+        body: B = _decoder(kind).decode(request.body)
     except msgspec.ValidationError as error:
         raise _refused(str(error)) from None
     except (msgspec.MsgspecError, ValueError, RecursionError):

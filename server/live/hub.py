@@ -135,6 +135,7 @@ class Hub:
         self._bus: Doorbell | None = None
         self._feeds: dict[int, Feed] = {}
         self._dirty: list[Feed] = []
+        self._left = asyncio.Event()  # some reader has gone
         self._unseen: set[int] = set()  # feeds whose head is to be looked up
         self._reading = asyncio.Semaphore(LOG_READERS)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,8 +153,9 @@ class Hub:
             reader.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(True for _ in self._readers()):
-                    await asyncio.sleep(0.02)
+                while self._readers():
+                    self._left.clear()
+                    await self._left.wait()
         for reader in self._readers():
             reader.abort()
         for task in self._tasks:
@@ -189,6 +191,7 @@ class Hub:
         """Remove a reader. The feed stays for a while: they often come back at once."""
         feed.readers.discard(reader)
         feed.left_at = time.monotonic()
+        self._left.set()
 
     async def after(self, feed: Feed, cursor: int) -> list[Event]:
         """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises."""
