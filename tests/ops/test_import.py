@@ -19,6 +19,7 @@ from server.base.settings import load
 from server.ops import bulk, imports
 from server.ops.imports import CannotImport, Report, import_files
 from server.ops.records import Options, Record
+from tests.conftest import Backing
 from tests.ops.log import broken
 
 HERE = Options(day=None, zone=UTC)
@@ -203,7 +204,8 @@ async def test_an_import_into_a_living_channel_keeps_its_people_and_order(
     )  # ada was removed
     await conn.execute(
         """WITH c AS (
-               INSERT INTO changes (thread_id, rev, kind, user_id, act) VALUES ($1, 3, 'member', $2, 'removed'))
+               INSERT INTO changes (thread_id, rev, kind, user_id, act)
+               VALUES ($1, 3, 'member', $2, 'removed'))
            UPDATE thread_heads SET last_rev = 3""",
         made.thread_id,
         ada,
@@ -240,6 +242,28 @@ async def test_batches_leave_a_sound_log_and_tell_the_readers(
     report = await bring(db_url, *paths, batch=100, committed=committed)
     assert report.added == 650 and len(rung) == 7
     assert rung[-1] == (report.thread_id, 650 + report.joined)
+
+
+async def test_each_batch_rings_the_doorbell_of_the_thread(
+    conn: asyncpg.Connection, db_url: str, tmp_path: Path, backing: Backing
+) -> None:
+    settings = load({"DATABASE_URL": db_url, "JWT_SECRET": "x" * 32, "REDIS_URL": backing.valkey.url()})
+    redis = imports.doorbell(settings)
+    assert redis is not None
+    async with redis, redis.pubsub() as bell:
+        await bell.psubscribe("thread:*")
+        path = long_log(tmp_path / "2020-05-01.txt", 250)
+        report = await bring(db_url, path, batch=100, committed=imports.ringer(redis))
+        rung: list[tuple[bytes, bytes]] = []
+        while len(rung) < 3:
+            message = await asyncio.wait_for(bell.get_message(ignore_subscribe_messages=True, timeout=5), 10)
+            if message is not None:
+                rung.append((message["channel"], message["data"]))
+    assert rung[-1] == (b"thread:%d" % report.thread_id, b"%d" % (250 + report.joined))
+
+
+def test_without_a_running_server_there_is_no_doorbell(tmp_path: Path) -> None:
+    assert imports.doorbell(load({"BOBBIN_DATA_DIR": str(tmp_path / "none")})) is None
 
 
 KILLED = """
