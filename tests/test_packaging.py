@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from server.__main__ import MODULES, main
 from server.base.db import blocks
 from server.base.settings import SETTINGS, env_example, markdown
+from server.ops import generate
 from server.ops.embedded import remove
 from server.routes import ROUTES
 
@@ -200,6 +201,22 @@ def test_check_is_what_ci_runs() -> None:
     assert asked == set(re.findall(r"--no-print-directory (.+)$", read("Makefile"), re.M))
 
 
+def test_verify_names_what_is_out_of_date_and_generate_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    (tmp_path / "db").mkdir()
+    (tmp_path / "README.md").write_text("before\n<!-- settings -->\nold\n<!-- /settings -->\nafter\n")
+    assert generate.main(["--check"]) == 1
+    told = capsys.readouterr().out
+    assert "-old\n" in told and "+CREATE TABLE public.messages (" in told and "make generate" in told
+    assert not (tmp_path / ".env.example").exists()
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    readme = (tmp_path / "README.md").read_text()
+    assert readme == f"before\n<!-- settings -->\n{markdown()}<!-- /settings -->\nafter\n"
+
+
 @pytest.mark.parametrize(
     ("closing", "code"),
     [("12 passed, 1 skipped in 3.21s", 0), ("===== 1 failed, 11 passed in 63.00s (0:01:03) =====", 2)],
@@ -338,7 +355,7 @@ def test_the_tour_of_the_readme_goes_as_written(demo: str) -> None:
 @pytest.mark.parametrize("name", PROSE)
 def test_query_blocks_that_the_prose_names_exist(name: str) -> None:
     text = read(name)
-    named = re.findall(r"(?:/\* |q=)(\w+)\.(\w+)", text) + re.findall(r"block (\w+) (\w+);", text)
+    named = re.findall(r"(?:/\* |explain )(\w+)\.(\w+)", text) + re.findall(r"block (\w+) (\w+);", text)
     assert name != "db/README.md" or len(named) >= 3
     assert [f"{stem}.{block}" for stem, block in named if block not in blocks(stem)] == []
     quoted = re.search(r"^-- name: (\w+) .*\n((?:-- .*\n)+)", text, re.M)
