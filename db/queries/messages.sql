@@ -82,8 +82,8 @@ SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev,
 FROM door, items;
 
 -- name: window :one
--- The window around a position, ascending: about half of it up to the position, half after it, and
--- more of the one side where the other is short. Columns as for page_after.
+-- The window around a position (or the nearest one that may be seen), ascending: about half of it up to
+-- there, half after it, and more of the one side where the other is short. Columns as for page_after.
 -- params: user_id, thread_id, middle (seq), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/messages
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most 2 x size messages of each stretch, no Seq Scan on messages
@@ -92,8 +92,8 @@ WITH door AS (
 ), sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 ), near AS (
-    -- Up to a full window on either side, numbered outwards from the middle.
-    (SELECT m.seq, row_number() OVER (ORDER BY m.seq DESC) AS step, true AS older
+    -- Up to a full window on either side.
+    (SELECT m.seq
      FROM sight s
      CROSS JOIN LATERAL (
         SELECT m.seq FROM messages m
@@ -102,7 +102,7 @@ WITH door AS (
         LIMIT :size) m
      ORDER BY m.seq DESC LIMIT :size)
     UNION ALL
-    (SELECT m.seq, row_number() OVER (ORDER BY m.seq), false
+    (SELECT m.seq
      FROM sight s
      CROSS JOIN LATERAL (
         SELECT m.seq FROM messages m
@@ -110,13 +110,21 @@ WITH door AS (
         ORDER BY m.seq
         LIMIT :size) m
      ORDER BY m.seq LIMIT :size)
+), nearest AS (
+    -- The middle itself, unless it lies outside the reader's stretches.
+    SELECT seq FROM near ORDER BY abs(seq - :middle), seq LIMIT 1
+), side AS (
+    -- Numbered outwards from the nearest, which counts as older.
+    SELECT n.seq, n.seq <= c.seq AS older,
+        row_number() OVER (PARTITION BY n.seq <= c.seq ORDER BY abs(n.seq - c.seq)) AS step
+    FROM near n, nearest c
 ), share AS (
     SELECT :size::int - least(count(*) FILTER (WHERE NOT older), :size::int / 2) AS older,
         :size::int - least(count(*) FILTER (WHERE older), :size::int - :size::int / 2) AS newer
-    FROM near
+    FROM side
 ), page AS (
     SELECT m.*
-    FROM share, near n
+    FROM share, side n
     JOIN messages m ON m.thread_id = :thread_id AND m.seq = n.seq
     WHERE n.step <= CASE WHEN n.older THEN share.older ELSE share.newer END
 ), items AS (
