@@ -1,0 +1,88 @@
+"""What holds of every refusal and of every log, whatever was asked."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from tests.client import LIMIT_SECONDS, Reply
+
+
+def refused(reply: Reply, status: int, code: str | None = None) -> Any:
+    """The body of an error of this status: it has the one shape of all errors."""
+    assert reply.status == status, (reply.status, reply.body[:300])
+    return an_error(reply, code)
+
+
+def an_error(reply: Reply, code: str | None = None) -> Any:
+    """The same, of whatever status from 400 to 499."""
+    assert 400 <= reply.status < 500, (reply.status, reply.body[:300])
+    assert reply.headers["content-type"] == "application/json; charset=utf-8"
+    body = reply.json
+    assert set(body) - {"details"} == {"error", "code", "requestId"}, body
+    assert isinstance(body["error"], str) and body["error"].endswith("."), body
+    assert body["code"].replace("_", "").isalpha() and body["code"] == body["code"].lower(), body
+    assert body["requestId"] == reply.headers["x-request-id"]
+    assert isinstance(body.get("details", {}), dict)
+    assert code is None or body["code"] == code, body
+    for word in ("Traceback", "asyncpg", "sanic", "msgspec", "SELECT", "constraint", "/server/"):
+        assert word not in reply.body.decode(), body  # nothing of the inside
+    return body
+
+
+def ok(reply: Reply, status: int = 200) -> Any:
+    """The JSON of a success (None of a 204)."""
+    assert reply.status == status, (reply.status, reply.body[:300])
+    return reply.json if reply.body else None
+
+
+async def dense(db: asyncpg.Pool, thread_id: int) -> int:
+    """One snapshot of a thread: seqs and revs without gap, times that never fall. Its last seq."""
+    row = await db.fetchrow(
+        """
+        SELECT h.last_seq, h.last_rev, h.message_count, h.last_message_at,
+            (SELECT array_agg(seq ORDER BY seq) FROM messages WHERE thread_id = h.thread_id) AS seqs,
+            (SELECT array_agg(created_at ORDER BY seq) FROM messages WHERE thread_id = h.thread_id) AS times,
+            (SELECT count(*) FROM messages WHERE thread_id = h.thread_id AND deleted_at IS NULL) AS living,
+            (SELECT array_agg(rev ORDER BY rev) FROM changes WHERE thread_id = h.thread_id) AS revs,
+            (SELECT array_agg(c.seq ORDER BY c.rev) FROM changes c
+             WHERE c.thread_id = h.thread_id AND c.kind = 'message') AS told,
+            (SELECT count(*) FROM messages m WHERE m.thread_id = h.thread_id AND NOT EXISTS (
+                SELECT FROM changes c WHERE c.thread_id = m.thread_id AND c.rev = m.rev AND c.seq = m.seq)) AS untold
+        FROM thread_heads h WHERE h.thread_id = $1
+        """,
+        thread_id,
+    )
+    assert row is not None
+    seqs, times, revs = row["seqs"] or [], row["times"] or [], row["revs"] or []
+    assert seqs == list(range(1, row["last_seq"] + 1))
+    assert revs == list(range(1, row["last_rev"] + 1))
+    assert (row["told"] or []) == seqs, "a message was told out of order, twice or not at all"
+    assert row["untold"] == 0, "the latest change of a message is not the change of its rev"
+    assert times == sorted(times)
+    assert row["last_message_at"] == (times[-1] if times else None)
+    assert row["message_count"] == row["living"]
+    return int(row["last_seq"])
+
+
+async def until(so: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """Wait for something to be so, and return it."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while not (found := await so()):
+            await asyncio.sleep(0.005)
+    assert found, what
+    return found
+
+
+async def waits_for_a_lock(db: asyncpg.Pool, block: str) -> int:
+    """Wait until a statement of the server, as "messages.send", is held up by a lock; its backend's pid."""
+    pid = await until(
+        lambda: db.fetchval(
+            """SELECT pid FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1 || '%'""",
+            f"/* {block} */",
+        ),
+        f"{block} waits",
+    )
+    return int(pid)
