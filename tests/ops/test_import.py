@@ -475,6 +475,7 @@ def test_the_command_tells_what_it_did_and_names_what_it_could_not(
             arguments(*command, *words)
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real logs are not beside this checkout")
 async def test_the_real_channel_arrives_whole(conn: asyncpg.Connection, db_url: str) -> None:
     paths = imports.files([REAL], lambda _: None)
