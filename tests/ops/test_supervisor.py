@@ -112,14 +112,16 @@ def test_a_rolling_restart_replaces_every_worker_and_refuses_nobody(bobbin: Star
     server = bobbin(kept_folder).ready()
     url, before, failed, done = server.url, server.pids("server worker"), [], threading.Event()
 
-    def knock() -> None:
-        while not done.is_set():
-            try:
-                httpx.get(f"{url}/livez", timeout=5, trust_env=False).raise_for_status()
-            except httpx.HTTPError as error:
-                failed.append(repr(error))
+    def knock(steady: bool) -> None:
+        headers = {} if steady else {"Connection": "close"}
+        with httpx.Client(timeout=5, trust_env=False, headers=headers) as client:
+            while not done.is_set():
+                try:
+                    client.get(f"{url}/livez").raise_for_status()
+                except httpx.HTTPError as error:
+                    failed.append(repr(error))
 
-    clients = [threading.Thread(target=knock) for _ in range(2)]
+    clients = [threading.Thread(target=knock, args=[steady]) for steady in (True, True, False)]
     for client in clients:
         client.start()
     try:
