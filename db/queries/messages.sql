@@ -192,7 +192,7 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
 -- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey; one row each
--- locks:  the sender's membership, then the head of the thread
+-- locks:  the sender's membership, the quoted message (shared), then the head of the thread
 WITH door AS (
     -- Locked: two sends of one person queue here, and a removal that wins the race is seen.
     SELECT m.thread_id, m.user_id, m.joined_rev
@@ -204,10 +204,12 @@ WITH door AS (
     FROM client_ids c
     WHERE c.thread_id = :thread_id AND c.author_id = :user_id AND c.client_id = :client_id::text
 ), quoted AS (
+    -- Locked: an edit or deletion of it that commits first, and so has the earlier rev, is seen.
     SELECT m.*
     FROM messages m
     JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
     WHERE m.thread_id = :thread_id AND m.seq = :reply_to::bigint
+    FOR SHARE OF m
 ), head AS (
     -- The lock that orders the thread: under it seq and rev are dense and time does not go back.
     UPDATE thread_heads h
