@@ -26,6 +26,11 @@ class Fanout:
     posts_ms: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    def add(self, other: "Fanout") -> None:
+        self.latencies_ms += other.latencies_ms
+        self.posts_ms += other.posts_ms
+        self.faults += other.faults
+
 
 def fanout(
     address: Address,
