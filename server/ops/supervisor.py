@@ -19,9 +19,10 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
-from server.base.log import Level, event, set_level
+from server.base import log
+from server.base.log import Level
 from server.base.settings import Settings, SettingsError, environment, with_secret
 from server.ops.embedded import EmbeddedError, Postgres, Valkey, die_with_parent, make_folder
 from server.ops.migrate import MigrationError, locale_warning, migrate
@@ -45,6 +46,27 @@ class StartError(Exception):
 
 class _Stopped(BaseException):
     """A signal asked for the end while the server was starting."""
+
+
+def event(name: str, *, level: Level = "info", **facts: object) -> None:
+    """As in the log; a reader of the log that has gone away stops nothing."""
+    with contextlib.suppress(OSError):
+        log.event(name, level=level, **facts)
+
+
+def say(sentence: object, *, to: TextIO | None = None) -> None:
+    """A line for people."""
+    with contextlib.suppress(OSError):
+        print(sentence, file=to or sys.stderr, flush=True)
+
+
+def _terminal() -> bool:
+    """Whether there is a terminal whose end would be told to us by SIGHUP."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -132,7 +154,8 @@ class Supervisor:
         self.was_ready = False
         self.stopping_at: float | None = None
         self.code = 0
-        self._signals: deque[int] = deque()
+        self._restarts = 0  # SIGHUPs not yet looked at
+        self._terminal = _terminal()
         self._ends = 0  # signals that asked for the end
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._wake, self._woken = socket.socketpair()
@@ -150,8 +173,9 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake the loop
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            self._signals.append(number)
+        # SIGHUP asks for new workers, unless it says that the terminal we ran in is gone.
+        if number == signal.SIGHUP and not (self._terminal and not _terminal()):
+            self._restarts += 1
             return
         self._ends += 1
         if self._task is not None:
@@ -186,7 +210,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to end. 0: ended as told; 1: could not start, with the reason printed."""
-        set_level(self.settings.log_level)
+        log.set_level(self.settings.log_level)
         self._listen_to_signals()
         try:
             self._start()
@@ -194,7 +218,7 @@ class Supervisor:
         except _Stopped:
             event("supervisor.stopped_while_starting")
         except (StartError, SettingsError, EmbeddedError, MigrationError) as error:
-            print(error, file=sys.stderr, flush=True)
+            say(error)
             self.code = 1
         finally:
             self._end()
@@ -204,6 +228,7 @@ class Supervisor:
         make_folder(self.settings.data_dir)
         self.settings = with_secret(self.settings)
         self.listener = listen(self.settings.host, self.settings.port)
+        self.settings = replace(self.settings, port=self.listener.getsockname()[1])
         database_url, redis_url = self.settings.database_url, self.settings.redis_url
         if not database_url:
             connections = (self.settings.workers + 1) * self.settings.db_pool_size + SPARE_CONNECTIONS
@@ -219,7 +244,7 @@ class Supervisor:
         self._check()
         warning = self._await(locale_warning(database_url))
         if warning:
-            print(warning, file=sys.stderr, flush=True)
+            say(warning)
         if self.settings.demo:
             from server.ops.seed import seed_demo
 
@@ -227,7 +252,7 @@ class Supervisor:
         self._check()
         self.environ = self._environment()
         self.slots = [Slot() for _ in range(self.settings.workers)]
-        self._signals.clear()  # SIGHUP before there is a worker asks for nothing
+        self._restarts = 0  # before there is a worker SIGHUP asks for nothing
 
     def _keep(self, server: Postgres | Valkey) -> None:
         self.kept.append(Kept(server))
@@ -296,8 +321,7 @@ class Supervisor:
                 self._wake.recv(4096)
 
     def _take_signals(self) -> None:
-        asked = bool(self._signals)
-        self._signals.clear()
+        asked, self._restarts = self._restarts > 0, 0
         if self.reload and time.monotonic() > self._look_at:
             self._look_at = time.monotonic() + RELOAD_S
             asked = self._changed() or asked
@@ -360,13 +384,13 @@ class Supervisor:
         host, port = self.listener.getsockname()[:2]
         wide = host in ("0.0.0.0", "::")
         address = f"http://{'localhost' if wide else f'[{host}]' if ':' in host else host}:{port}"
-        print(
+        say(
             f"Bobbin is at {address}{' and on all interfaces' if wide else ''}"
             f"  (data in {self.settings.data_dir}, stop with Ctrl-C)",
-            flush=True,
+            to=sys.stdout,
         )
         if self.settings.demo:
-            print("Demo users: alice, bob, charlie; the password of each is password123", flush=True)
+            say("Demo users: alice, bob, charlie; the password of each is password123", to=sys.stdout)
 
     def _reap(self, now: float) -> None:
         for worker in self._workers():
@@ -391,11 +415,9 @@ class Supervisor:
             else:
                 slot.quick_deaths = 0
             if not self.was_ready and slot.quick_deaths >= GIVE_UP:
-                print(
+                say(
                     f"The web workers end right after their start ({GIVE_UP} times in a row); "
-                    "the reason is in the lines above.",
-                    file=sys.stderr,
-                    flush=True,
+                    "the reason is in the lines above."
                 )
                 self.code = 1
                 self._drain(now)
@@ -409,6 +431,7 @@ class Supervisor:
         for slot in self.slots:
             if slot.worker is None and slot.successor is not None:
                 slot.worker, slot.successor = slot.successor, None  # the old one died before its time
+                self.rolling.remove(slot)
             if slot.worker is None and now >= slot.start_at:
                 slot.worker = self._spawn()
 
@@ -497,5 +520,5 @@ class Supervisor:
 def serve(settings: Settings, *, reload: bool = False, notes: Sequence[str] = ()) -> int:
     """Run the server until it is told to end; the exit code. `notes` are printed first."""
     for note in notes:
-        print(note, file=sys.stderr, flush=True)
+        say(note)
     return Supervisor(settings, reload=reload).run()

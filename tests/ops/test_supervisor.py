@@ -1,9 +1,14 @@
 """The supervisor with real processes: what it survives, and what it leaves behind (nothing)."""
 
 import asyncio
+import fcntl
 import os
+import pty
 import signal
 import socket
+import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +19,7 @@ import httpx
 import pytest
 
 from server.ops.embedded import Postgres
-from tests.ops.process import Bobbin, alive, family, until
+from tests.ops.process import Bobbin, alive, environment, family, until
 
 Start = Callable[..., Bobbin]
 
@@ -38,6 +43,7 @@ def test_it_answers_says_where_and_ends_in_good_order(bobbin: Start, kept_folder
     assert server.pids("valkey-server")
     assert server.stop() == 0
     assert "Traceback" not in server.said()
+    assert server.events("worker.killed") == []
     assert not server.answers()
 
 
@@ -46,6 +52,7 @@ def test_ctrl_c_in_a_terminal_ends_it_in_good_order(bobbin: Start, kept_folder: 
     os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to the whole group
     assert server.end() == 0
     assert "Traceback" not in server.said()
+    assert server.events("worker.killed") == []
 
 
 def test_a_dead_worker_is_replaced(bobbin: Start, kept_folder: Path) -> None:
@@ -251,3 +258,49 @@ def test_postgres_may_be_given_and_valkey_embedded(bobbin: Start, folder: Path) 
         assert not server.pids("bin/postgres")
         assert server.stop() == 0
         assert postgres.ready()
+
+
+def test_the_end_of_its_terminal_ends_it(folder: Path) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "server"],
+        env=environment(folder / "data"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as server:
+        os.close(theirs)
+        seen = b""
+        while b"Bobbin is at" not in seen:
+            seen += os.read(ours, 4096)
+        everyone = family(server.pid)
+        os.close(ours)
+        server.wait(20)
+    until(lambda: not any(map(alive, everyone)), "all ended with it", 10)
+
+
+def test_a_reader_of_the_log_that_goes_away_stops_nothing(folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "server"],
+        env=environment(folder / "data"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as server:
+        assert server.stdout is not None
+        lines = iter(server.stdout.readline, b"")
+        url = next(line for line in lines if b"Bobbin is at" in line).decode().split()[3]
+        server.stdout.close()
+        worker = next(pid for pid, line in family(server.pid).items() if "server worker" in line)
+        os.kill(worker, signal.SIGKILL)
+
+        def workers() -> list[int]:
+            return [pid for pid, line in family(server.pid).items() if "server worker" in line]
+
+        until(lambda: len(workers()) == 2 and worker not in workers(), "it was replaced")
+        assert httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        everyone = family(server.pid)
+        server.terminate()
+        server.wait(20)
+    until(lambda: not any(map(alive, everyone)), "all ended with it", 10)
