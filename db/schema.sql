@@ -147,7 +147,7 @@ CREATE TABLE public.client_ids (
 CREATE TABLE public.direct_pairs (
     low_user_id bigint NOT NULL,
     high_user_id bigint NOT NULL,
-    thread_id bigint NOT NULL,
+    leads_to bigint NOT NULL,
     CONSTRAINT direct_pairs_order CHECK ((low_user_id < high_user_id))
 );
 

@@ -23,6 +23,9 @@ from server.users import Passwords
 STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
 TASKS_END_SECONDS = 4.0
 REQUESTS_END_SECONDS = 8.0
+# How long a client may not read what is written to it, before it is cut off (it loses nothing: it comes
+# back with its cursor). Every answer is much faster than that: a query is given half a minute at most.
+STALLED_SECONDS = 120
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
@@ -34,6 +37,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.config.FALLBACK_ERROR_FORMAT = "json"
     app.config.GRACEFUL_SHUTDOWN_TIMEOUT = REQUESTS_END_SECONDS
     app.config.REQUEST_MAX_SIZE = settings.max_body_bytes
+    app.config.RESPONSE_TIMEOUT = STALLED_SECONDS
     app.config.KEEP_ALIVE_TIMEOUT = 75  # longer than the 60 s of most proxies, so that they close first
     app.ctx.settings = settings
     app.ctx.tokens = Tokens(settings.jwt_secret)
@@ -85,6 +89,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         request_id = app.ctx.request_ids.of(given)
         response = answer_to(error, request_id)
         response.headers["X-Request-Id"] = request_id
+        method = request.method if request is not None else None
+        log.event("request", request_id=request_id, method=method, route=None, status=response.status)
         return response
 
     return app

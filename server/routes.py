@@ -11,7 +11,7 @@ from sanic.response import HTTPResponse
 from server import health, members, messages, threads, users
 from server.base import log
 from server.base.access import Access, sign_in
-from server.base.errors import render, understood
+from server.base.errors import BadRequest, render, understood
 from server.live import sse
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
@@ -90,6 +90,8 @@ def _endpoint(route: Route) -> Handler:
         ctx.user_id = None
         status = 499  # what the log says when the client has gone
         try:
+            if "upgrade" in request.headers:
+                raise BadRequest("There is no WebSocket at this address.")  # it would switch Sanic's timeouts off
             if route.access != "OPEN":
                 ctx.user_id = sign_in(request, route.access, request.app.ctx.tokens).user_id
             response = await route.handler(request, **place)

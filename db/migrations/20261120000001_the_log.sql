@@ -95,7 +95,7 @@ CREATE INDEX memberships_mine ON memberships (user_id, thread_id)
 CREATE TABLE direct_pairs (
     low_user_id  bigint NOT NULL CONSTRAINT direct_pairs_low_fkey REFERENCES users,
     high_user_id bigint NOT NULL CONSTRAINT direct_pairs_high_fkey REFERENCES users,
-    thread_id    bigint NOT NULL,             -- no foreign key: a reference table must not point at a distributed one
+    leads_to     bigint NOT NULL,             -- the thread; no foreign key: from a reference table to a distributed one there is none
     CONSTRAINT direct_pairs_pkey PRIMARY KEY (low_user_id, high_user_id),
     CONSTRAINT direct_pairs_order CHECK (low_user_id < high_user_id)
 );

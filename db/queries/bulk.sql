@@ -1,7 +1,7 @@
 -- bulk.sql: many rows at once, for imports and the demo town.
 -- Writes users, threads, thread_heads, memberships, messages (by COPY), changes, imports.
--- One transaction per batch: the head's row lock first, then (only with new people) the lock on
--- handles, so that no two writers wait for each other.
+-- One transaction per batch, the head's row lock first. A send takes its author's membership before
+-- the head; authors of imports can't send, so the two never wait for each other.
 
 -- name: lock_head :one
 -- Where the thread's log ends. No row when it is deleted or was never there.
@@ -26,33 +26,17 @@ SELECT id, external_id
 FROM users
 WHERE external_id = ANY(:external_ids::text[]);
 
--- name: lock_handles :exec
--- Between choosing free handles and taking them no other bulk writer chooses. Somebody who registers
--- meanwhile can still win; the batch is then tried again.
--- params:
--- cli:    bobbin import, bobbin seed
--- plan:   none
--- locks:  an advisory lock until the end of the transaction
-SELECT pg_advisory_xact_lock(hashtextextended('bobbin handles', 0));
-
--- name: taken_handles :many
--- Which of these handles, in lower case, somebody has.
--- params: handles
--- cli:    bobbin import, bobbin seed
--- plan:   users_username_key; at most one row per handle
-SELECT lower(username) AS handle
-FROM users
-WHERE lower(username) = ANY(:handles::text[]);
-
 -- name: make_people :many
--- Accounts that cannot sign in.
--- params: external_ids, usernames, names
+-- Accounts that cannot sign in, and have no handle: those are for people who are here. Whoever another
+-- import has made meanwhile is answered as well.
+-- params: external_ids (in order), names
 -- cli:    bobbin import
--- plan:   none
--- locks:  the new rows of users
-INSERT INTO users (external_id, username, name)
-SELECT external_id, username, name
-FROM unnest(:external_ids::text[], :usernames::text[], :names::text[]) AS new (external_id, username, name)
+-- plan:   users_external_id_key
+-- locks:  the new rows of users, in the order of external_id
+INSERT INTO users (external_id, name)
+SELECT external_id, name
+FROM unnest(:external_ids::text[], :names::text[]) AS new (external_id, name)
+ON CONFLICT (external_id) DO UPDATE SET name = users.name
 RETURNING id, external_id;
 
 -- name: open_members :many
@@ -225,5 +209,5 @@ RETURNING id, external_id;
 -- cli:    bobbin seed
 -- plan:   none
 -- locks:  the new row of direct_pairs
-INSERT INTO direct_pairs (low_user_id, high_user_id, thread_id)
+INSERT INTO direct_pairs (low_user_id, high_user_id, leads_to)
 VALUES (:low_user_id, :high_user_id, :thread_id);

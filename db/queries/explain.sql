@@ -50,7 +50,7 @@ WITH people AS (
     FROM kinds k
     WHERE (k.kind = 'channel' OR k.id = 7) AND NOT EXISTS (SELECT FROM generate_series(0, 19) n WHERE 1 + (k.id * 17 + n) % 5000 = 1)
 ), pair AS (
-    INSERT INTO direct_pairs (low_user_id, high_user_id, thread_id)
+    INSERT INTO direct_pairs (low_user_id, high_user_id, leads_to)
     SELECT least(1 + id * 17 % 5000, 1 + (id * 17 + 1) % 5000), greatest(1 + id * 17 % 5000, 1 + (id * 17 + 1) % 5000), id
     FROM kinds
     WHERE kind = 'direct'

@@ -198,6 +198,8 @@ WITH door AS (
     SELECT m.thread_id, m.user_id, m.joined_rev
     FROM memberships m
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
+        -- For a retry in a deleted thread: only a new message meets the condition of head.
+        AND EXISTS (SELECT FROM thread_heads h WHERE h.thread_id = m.thread_id AND h.deleted_at IS NULL)
     FOR NO KEY UPDATE
 ), seen AS (
     SELECT c.seq, c.body_hash

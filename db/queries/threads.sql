@@ -95,13 +95,13 @@ SELECT id FROM thread;
 WITH other AS (
     SELECT id FROM users WHERE id = :other_id
 ), pair AS (
-    INSERT INTO direct_pairs (low_user_id, high_user_id, thread_id)
+    INSERT INTO direct_pairs (low_user_id, high_user_id, leads_to)
     SELECT least(:user_id::bigint, id), greatest(:user_id::bigint, id), nextval(pg_get_serial_sequence('threads', 'id'))
     FROM other
     ON CONFLICT ON CONSTRAINT direct_pairs_pkey DO NOTHING
-    RETURNING thread_id
+    RETURNING leads_to
 ), thread AS (
-    INSERT INTO threads (id, kind, created_by) SELECT thread_id, 'direct', :user_id FROM pair RETURNING id
+    INSERT INTO threads (id, kind, created_by) SELECT leads_to, 'direct', :user_id FROM pair RETURNING id
 ), head AS (
     INSERT INTO thread_heads (thread_id, last_rev) SELECT id, 2 FROM thread
 ), span AS (
@@ -119,7 +119,7 @@ SELECT id FROM thread;
 -- params: user_id, other_id
 -- route:  POST /api/threads
 -- plan:   direct_pairs_pkey; one row
-SELECT thread_id FROM direct_pairs
+SELECT leads_to FROM direct_pairs
 WHERE low_user_id = least(:user_id::bigint, :other_id::bigint)
     AND high_user_id = greatest(:user_id::bigint, :other_id::bigint);
 

@@ -98,12 +98,10 @@ AWAY = (
     TimeoutError,
     asyncio.TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the protocol broke off in the middle
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
+    asyncpg.OperatorInterventionError,  # starting, stopping, crashed, statement timeout
+    asyncpg.InsufficientResourcesError,  # too many connections, disk full
     asyncpg.DeadlockDetectedError,
     asyncpg.ReadOnlySQLTransactionError,
 )

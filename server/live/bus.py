@@ -113,7 +113,7 @@ class Bus:
                 for _ in range(min(len(self._outbox), 200)):
                     pipe.publish(*self._outbox.popleft())
                 await pipe.execute()
-        except AWAY as error:
+        except Exception as error:  # nothing here may stop the next doorbell
             self._outbox.clear()
             log.event("bus.unrung", level="warning", reason=type(error).__name__)
         finally:
@@ -148,7 +148,7 @@ class Bus:
                     pause = RECONNECT_SECONDS[0]
                     self._doubt("connected")  # whatever was rung before is not known here
                     await self._hear(pubsub)
-            except AWAY as error:
+            except Exception as error:  # whatever it is: the listener must not die
                 reason = f"{type(error).__name__}: {error}"[:200]
             finally:
                 was_up, self.up, self._pubsub = self.up, False, None

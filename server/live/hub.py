@@ -17,7 +17,6 @@ from typing import Protocol
 import asyncpg
 
 from server.base import log
-from server.base.errors import AWAY
 from server.live import changes
 from server.live.sight import FOREVER, Event, Sight
 
@@ -266,7 +265,7 @@ class Hub:
                     feed = self._feeds.get(row["thread_id"])
                     if feed is not None:
                         self._known(feed, row["last_rev"])
-        except AWAY as error:  # the next poll asks again
+        except Exception as error:  # the next poll asks again, whatever it was
             log.event("hub.blind", level="warning", reason=type(error).__name__)
 
     async def _poll(self) -> None:
@@ -312,7 +311,7 @@ class Hub:
                 for event in events:
                     if event.rev == feed.head + 1:
                         self._take(feed, event)
-        except AWAY as error:  # the next poll tries again
+        except Exception as error:  # the next poll tries again, whatever it was
             log.event("hub.blind", level="warning", reason=type(error).__name__)
         finally:
             feed.filling = False

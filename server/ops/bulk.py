@@ -1,6 +1,5 @@
 """Bulk: many records appended to one thread, a short transaction per batch. SQL: db/queries/bulk.sql."""
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +11,6 @@ from server.base.db import Db, query
 from server.ops.records import Record
 
 BATCH = 10_000  # messages of one transaction: about 0.15 s, so the horizon of the merged feed keeps moving
-TRIES = 5  # of one batch, when somebody registers the very handle it has chosen
-HANDLE_CHARS = 32
 
 Rows: TypeAlias = list[asyncpg.Record]
 Message: TypeAlias = tuple[int, int, int, int, int | None, str | None, str, datetime]
@@ -27,11 +24,7 @@ async def lock_head(db: Db, *, thread_id: int) -> asyncpg.Record | None: ...
 @query
 async def known_people(db: Db, *, external_ids: list[str]) -> Rows: ...
 @query
-async def lock_handles(db: Db) -> str: ...
-@query
-async def taken_handles(db: Db, *, handles: list[str]) -> Rows: ...
-@query
-async def make_people(db: Db, *, external_ids: list[str], usernames: list[str], names: list[str]) -> Rows: ...
+async def make_people(db: Db, *, external_ids: list[str], names: list[str]) -> Rows: ...
 @query
 async def open_members(db: Db, *, thread_id: int, user_ids: list[int]) -> Rows: ...
 @query
@@ -139,14 +132,8 @@ class Tail:
 
     async def append(self, records: Sequence[Record], marks: Sequence[Mark] = ()) -> None:
         """One batch, whole or not at all. Raises Gone or Overtaken."""
-        for attempt in range(1, TRIES + 1):
-            try:
-                async with self.conn.transaction():
-                    done = await self._write(records, marks)
-                break
-            except asyncpg.UniqueViolationError as error:
-                if error.constraint_name != "users_username_key" or attempt == TRIES:
-                    raise
+        async with self.conn.transaction():
+            done = await self._write(records, marks)
         self.mine = done.seq
         self.people.update(
             (f"{self.network}:{name.lower()}", user_id) for name, user_id in done.people.items()
@@ -234,22 +221,16 @@ async def people_named(
         spelled.setdefault(key, name)
     ids = {key: known[key] for key in spelled if key in known}
 
-    async def look_up() -> list[str]:
-        """The keys that nobody has yet."""
-        missing = [key for key in spelled if key not in ids]
-        if missing:
-            found = await known_people(conn, external_ids=missing)
-            ids.update((row["external_id"], row["id"]) for row in found)
-        return [key for key in missing if key not in ids]
-
-    if await look_up():
-        await lock_handles(conn)
-        if new := await look_up():  # again: another import may have made them before the lock was ours
-            handles = await free_handles(conn, [spelled[key] for key in new])
-            made = await make_people(
-                conn, external_ids=new, usernames=handles, names=[spelled[key] for key in new]
-            )
-            ids.update((row["external_id"], row["id"]) for row in made)
+    missing = [key for key in spelled if key not in ids]
+    if missing:
+        found = await known_people(conn, external_ids=missing)
+        ids.update((row["external_id"], row["id"]) for row in found)
+    new = sorted(
+        key for key in missing if key not in ids
+    )  # two imports take the same locks in the same order
+    if new:
+        made = await make_people(conn, external_ids=new, names=[spelled[key] for key in new])
+        ids.update((row["external_id"], row["id"]) for row in made)
     return {name: ids[key] for name, key in keys.items()}
 
 
@@ -259,31 +240,3 @@ async def analyze(conn: asyncpg.Connection) -> None:
     Not a block of bulk.sql: ANALYZE cannot be prepared.
     """
     await conn.execute("ANALYZE users, thread_heads, threads, memberships, messages, changes")
-
-
-def handle(name: str, number: int = 1) -> str:
-    """A valid username made from any name, the number-th of those who would have the same."""
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")
-    if len(stem) < 2:
-        stem = f"user-{stem}" if stem else "user"
-    end = str(number) if number > 1 else ""
-    return stem[: HANDLE_CHARS - len(end)] + end
-
-
-async def free_handles(conn: asyncpg.Connection, names: Sequence[str]) -> list[str]:
-    """A free handle for each name, different from one another, ignoring case."""
-    chosen: dict[int, str] = {}
-    used: set[str] = set()
-    first, tries = 1, 1  # most are free at once; the others get ten candidates at a time
-    while len(chosen) < len(names):
-        numbers = range(first, first + tries)
-        waiting = {i: [handle(n, k) for k in numbers] for i, n in enumerate(names) if i not in chosen}
-        asked = sorted({h.lower() for some in waiting.values() for h in some} - used)
-        used.update(row["handle"] for row in await taken_handles(conn, handles=asked))
-        for i, candidates in waiting.items():
-            free = next((h for h in candidates if h.lower() not in used), None)
-            if free is not None:
-                chosen[i] = free
-                used.add(free.lower())
-        first, tries = first + tries, 10
-    return [chosen[i] for i in range(len(names))]
