@@ -297,6 +297,10 @@ def with_secret(settings: Settings) -> Settings:
         if not path.exists():
             _keep(path, secrets.token_urlsafe(48))
         secret = path.read_text().strip()
+    except PermissionError as error:
+        raise SettingsError(
+            f"{settings.data_dir} belongs to another user: choose a BOBBIN_DATA_DIR."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The JWT secret in {path} cannot be used: {error}.") from error
     if len(secret.encode()) < SECRET_MIN_BYTES:
