@@ -47,7 +47,7 @@ async def test_the_town_is_a_sound_log_of_the_promised_shape(conn: asyncpg.Conne
     assert await conn.fetchval(
         """SELECT count(*) FROM direct_pairs p
            JOIN users l ON l.id = p.low_user_id JOIN users h ON h.id = p.high_user_id
-           JOIN threads t ON t.id = p.thread_id AND t.kind = 'direct'
+           JOIN threads t ON t.id = p.leads_to AND t.kind = 'direct'
            WHERE (l.username, h.username) = ('alice', 'bob')"""
     )
 
