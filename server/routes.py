@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sanic import Request, Sanic
+from sanic.constants import HTTP_METHODS
 from sanic.response import HTTPResponse
 
 from server import health, members, messages, threads, users
 from server.base import log
 from server.base.access import Access, sign_in
-from server.base.errors import BadRequest, render, understood
+from server.base.errors import BadRequest, MethodNotAllowed, render, understood
 from server.live import sse
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
@@ -63,13 +64,26 @@ ROUTES: tuple[Route, ...] = tuple(
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    """Give every row its place in the app."""
+    """Give every row its place in the app, and every other method of its path a 405 that names those there are."""
     app.router.register_pattern("id", _identifier, r"^[1-9][0-9]{0,18}$")
+    taken: dict[str, list[str]] = {}
     for number, route in enumerate(ROUTES):
         methods = (
             [route.method, "HEAD"] if route.method == "GET" and route.access != "STREAM" else [route.method]
         )
+        taken.setdefault(route.path, []).extend(methods)
         app.add_route(_endpoint(route), route.path, methods=methods, name=f"route_{number}")  # type: ignore[arg-type]
+    for number, (path, methods) in enumerate(taken.items()):
+        refusal = _endpoint(Route("*", path, _refuse_all_but(methods), "OPEN"))
+        others = [method for method in HTTP_METHODS if method not in methods]
+        app.add_route(refusal, path, methods=others, name=f"refused_{number}")  # type: ignore[arg-type]
+
+
+def _refuse_all_but(methods: list[str]) -> Handler:
+    async def refuse(_: Request, **__: int) -> HTTPResponse:
+        raise MethodNotAllowed(headers={"Allow": ", ".join(methods)})
+
+    return refuse
 
 
 def _identifier(value: str) -> int:
@@ -91,7 +105,9 @@ def _endpoint(route: Route) -> Handler:
         status = 499  # what the log says when the client has gone
         try:
             if "upgrade" in request.headers:
-                raise BadRequest("There is no WebSocket at this address.")  # it would switch Sanic's timeouts off
+                raise BadRequest(
+                    "There is no WebSocket at this address."
+                )  # it would switch Sanic's timeouts off
             if route.access != "OPEN":
                 ctx.user_id = sign_in(request, route.access, request.app.ctx.tokens).user_id
             response = await route.handler(request, **place)
