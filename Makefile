@@ -64,7 +64,7 @@ format: ## lay the code out and mend what ruff can mend
 	@$(PY) -m ruff format .
 
 load: ## Locust on a server of its own, held to load/targets.toml; ARGS="--seconds 60"
-	$(INSTALL) requirements.lock
+	$(INSTALL) requirements-load.lock
 	@$(PY) -m load.run $(ARGS)
 
 lock: ## write locks/*.lock anew from pyproject.toml; ARGS=--upgrade for newer versions
@@ -76,5 +76,5 @@ lock: ## write locks/*.lock anew from pyproject.toml; ARGS=--upgrade for newer v
 	        -o locks/requirements$${extra:+-$$extra}.lock pyproject.toml || exit; done
 
 clean: ## remove what make made, but not the messages in .data
-	@rm -rf .venv .venv-load .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis load/out
+	@rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis load/out
 	@find . -name __pycache__ -not -path './.data/*' -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """Locust: people in the 20,000-message thread. Run by `python -m load.run`; runs alone too:
 
-    .venv-load/bin/locust -f load/locustfile.py --host http://127.0.0.1:8000
+    .venv/bin/locust -f load/locustfile.py --host http://127.0.0.1:8000
 
 Beside the requests a Listener reports "SSE event": send -> event in ms, and every gap, repeat or
 event without an id as a failure. What answers wrongly (a page with a hole) is a failure as well.

@@ -1,20 +1,17 @@
 """Locust, headless, held to load/targets.toml: python -m load.run [--url URL] [--users N] [--seconds S].
 
-Without a URL it starts a server of its own with the demo town in a temporary folder. Locust lives in
-.venv-load, made from locks/requirements-load.lock when it is not there. Prints one table; ends with 1
-when a target is missed or any request failed.
+Without a URL it starts a server of its own with the demo town in a temporary folder. Prints one table;
+ends with 1 when a target is missed or any request failed. Locust comes with locks/requirements-load.lock.
 """
 
 import argparse
 import contextlib
 import csv
-import hashlib
 import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
-import venv
 from pathlib import Path
 
 from load.bench import stop
@@ -23,21 +20,14 @@ from load.procs import Cpu
 from load.stage import ROOT, Stage, clean_environment, end
 
 HERE = Path(__file__).parent
-VENV = ROOT / ".venv-load"
-LOCK = ROOT / "locks" / "requirements-load.lock"
 
 
 def locust() -> Path:
-    """The locust program; its environment is made anew when the lock file has changed."""
-    mark, wanted = VENV / ".lock-sha256", hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if not mark.exists() or mark.read_text() != wanted:
-        print(f"Setting up {VENV.name} (once) ...", file=sys.stderr, flush=True)
-        venv.create(VENV, with_pip=True, clear=True, symlinks=True)
-        pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        pip += ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
-        subprocess.run(pip, check=True, timeout=600)
-        mark.write_text(wanted)
-    return VENV / "bin" / "locust"
+    """The locust program beside this Python."""
+    program = Path(sys.executable).with_name("locust")
+    if not program.exists():
+        raise SystemExit("Locust is not installed: make load installs it.")
+    return program
 
 
 def judge(stats: list[dict[str, str]], targets: dict[str, float], share: float) -> list[Figure]:

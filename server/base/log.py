@@ -31,7 +31,7 @@ def event(name: str, *, level: Level = "info", **facts: Any) -> None:
     try:
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
-    except (BrokenPipeError, BlockingIOError, ValueError):
+    except (OSError, ValueError):
         pass  # whoever read the log is gone; serving goes on
 
 

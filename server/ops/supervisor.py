@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 BACKLOG = 2048  # connections that wait while all workers are being replaced
 SPARE_CONNECTIONS = 30  # of the embedded Postgres, for rolling restarts' overlap, commands and psql
 DRAIN_S = 9.5  # then what is left is killed, so that SIGTERM to exit stays about 10 s
+SAME_S = 0.5  # two requests to end that come closer together are one
 READY_S = 60  # a worker that is not ready by then is killed
 QUICK_S = 10  # a worker that lives shorter died quickly
 BACKOFF_S = (0.1, 5.0)  # first and longest pause before a dead one is started again
@@ -79,10 +80,11 @@ def listen(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6 and socket.has_dualstack_ipv6():
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            # Accepted connections inherit these. A peer that vanished is noticed within half a minute,
-            # and a slow reader is noticed in our buffers, not after megabytes in the kernel's.
+            # Accepted connections inherit these. A peer that vanished is noticed by the probes of a silent
+            # connection within a minute, and of a busy one after two, as one that stopped reading is
+            # (app.STALLED_SECONDS). A slow reader is noticed in our buffers, not after megabytes in the kernel's.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            options = {"TCP_USER_TIMEOUT": 30_000, "TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+            options = {"TCP_USER_TIMEOUT": 120_000, "TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
             for name, value in {**options, "TCP_NOTSENT_LOWAT": 128 * 1024}.items():
                 if hasattr(socket, name):
                     listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -157,6 +159,7 @@ class Supervisor:
         self._restarts = 0  # SIGHUPs not yet looked at
         self._terminal = _terminal()
         self._ends = 0  # signals that asked for the end
+        self._asked_at = 0.0  # when the last of them came
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._wake, self._woken = socket.socketpair()
         self._seen: dict[Path, int] = {}
@@ -177,7 +180,11 @@ class Supervisor:
         if number == signal.SIGHUP and not (self._terminal and not _terminal()):
             self._restarts += 1
             return
-        self._ends += 1
+        # Sent to a whole process group it comes twice, from the sender and through make: that is one.
+        now = time.monotonic()
+        if self._ends and now - self._asked_at < SAME_S:
+            return
+        self._ends, self._asked_at = self._ends + 1, now
         if self._task is not None:
             loop, task = self._task
             loop.call_soon_threadsafe(task.cancel)

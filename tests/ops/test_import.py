@@ -248,8 +248,8 @@ async def test_each_batch_rings_the_doorbell_of_the_thread(
     assert rung[-1] == (b"thread:%d" % report.thread_id, b"%d" % (250 + report.joined))
 
 
-def test_without_a_running_server_there_is_no_doorbell(tmp_path: Path) -> None:
-    assert imports.doorbell(load({"BOBBIN_DATA_DIR": str(tmp_path / "none")})) is None
+def test_without_a_running_server_there_is_no_doorbell(folder: Path) -> None:
+    assert imports.doorbell(load({"BOBBIN_DATA_DIR": str(folder / "none")})) is None
 
 
 KILLED = """

@@ -164,7 +164,12 @@ def test_a_stuck_worker_is_killed_by_a_second_ctrl_c(bobbin: Start, kept_folder:
     server.signal(signal.SIGINT)
     server.wait_for("supervisor.draining")
     began = time.monotonic()
-    server.signal(signal.SIGINT)
+
+    def gone() -> bool:  # one that comes right after the first is the same one, heard twice
+        server.signal(signal.SIGINT)
+        return not server.pids("server worker")
+
+    until(gone, "the end of the workers of an impatient user")
     assert server.end() == 130
     assert time.monotonic() - began < 5
 
