@@ -26,11 +26,15 @@ GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor;
 -- name: since :many
 -- The changes after a rev, in order, each with its content as it now is in its shared form. bare is
 -- that of a reply whose quote is a seq alone; from_rev and until_rev the spans of the person a member
--- change is about. A thread that is deleted can still be read up to the deletion.
+-- change is about; as_of the rev that the content may be as new as. A thread that is deleted can still
+-- be read up to the deletion.
 -- params: thread_id, after_rev (exclusive), size
 -- live:   hub: a resume, a lost doorbell, a slow reader (hot after a restart)
--- plan:   changes_pkey, messages_pkey, users_pkey; at most size changes, no Seq Scan on changes or messages
+-- plan:   changes_pkey, thread_heads_pkey, messages_pkey, users_pkey; at most size changes, no Seq Scan on changes or messages
 SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
+    CASE WHEN c.seq IS NOT NULL THEN greatest(m.rev, q.rev)
+        WHEN c.act IN ('left', 'removed') THEN c.rev
+        ELSE h.last_rev END AS as_of,
     CASE
         WHEN c.seq IS NOT NULL THEN message_json(m, a, q, qa, '')
         WHEN c.kind = 'member' THEN
@@ -54,6 +58,7 @@ FROM (
     SELECT * FROM changes WHERE thread_id = :thread_id AND rev > :after_rev ORDER BY rev LIMIT :size
 ) c
 JOIN threads t ON t.id = c.thread_id
+JOIN thread_heads h ON h.thread_id = c.thread_id
 LEFT JOIN messages m ON m.thread_id = :thread_id AND m.seq = c.seq
 LEFT JOIN users a ON a.id = coalesce(m.author_id, c.user_id)
 LEFT JOIN messages q ON q.thread_id = :thread_id AND q.seq = m.reply_to

@@ -60,6 +60,7 @@ def event_of(row: asyncpg.Record, *, epoch: str, thread_id: int) -> Event:
         quoted=row["reply_to"],
         user_id=row["user_id"],
         act=row["act"],
+        as_of=row["as_of"],
         frame=frame(epoch, thread_id, rev, kind, row["data"].encode()),
         bare=frame(epoch, thread_id, rev, kind, row["bare"].encode()) if row["bare"] is not None else None,
         spans=spans,

@@ -107,19 +107,23 @@ class Feed:
             while self.ring and self.ring[0].rev <= stale:
                 self._drop()
         self.ring.append(event)
-        self.ring_bytes += len(event.frame)
+        self.ring_bytes += _size(event)
         self.head = event.rev
         self.fresh.append(event)
         while len(self.ring) > RING_EVENTS or self.ring_bytes > RING_BYTES:
             self._drop()
 
     def _drop(self) -> None:
-        self.ring_bytes -= len(self.ring.popleft().frame)
+        self.ring_bytes -= _size(self.ring.popleft())
 
     def clear(self) -> None:
         """Forget the ring; readers go on from the log."""
         self.ring.clear()
         self.ring_bytes = 0
+
+
+def _size(event: Event) -> int:
+    return len(event.frame) + len(event.bare or b"")
 
 
 class Hub:
@@ -171,19 +175,19 @@ class Hub:
 
     # -- readers
 
-    async def follow(self, reader: "Reader", thread_id: int, *, head: int) -> Feed:
+    def follow(self, reader: "Reader", thread_id: int, *, head: int) -> Feed:
         """Add a reader; head is the last rev of the thread as its door told it.
 
-        What happens between that and the subscription is found when the subscription stands.
+        What happens between that and the subscription is found when the subscription stands. It is
+        made in a task of its own: a reader that vanishes meanwhile must not leave others without it.
         """
         feed = self._feeds.get(thread_id)
-        fresh = feed is None
         if feed is None:
             feed = self._feeds[thread_id] = Feed(thread_id, head)
+            if self._bus is not None:
+                self._spawn(self._bus.follow(thread_id))
         feed.readers.add(reader)
         self._known(feed, head)
-        if fresh and self._bus is not None:
-            await self._bus.follow(thread_id)
         return feed
 
     def leave(self, reader: "Reader", feed: Feed) -> None:
@@ -192,16 +196,25 @@ class Hub:
         feed.left_at = time.monotonic()
         self._left.set()
 
-    async def after(self, feed: Feed, cursor: int) -> list[Event]:
-        """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises."""
+    async def after(self, feed: Feed, cursor: int, *, opened: int) -> list[Event]:
+        """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises.
+
+        opened is the rev of the reader's coming in. What was before they are told by the spans of
+        others, and those are up to date in the log only.
+        """
         if cursor >= feed.head:
             return []
-        if feed.covers(cursor):
+        if cursor >= opened and feed.covers(cursor):
             return feed.after(cursor)
         rows = await self._since(feed, cursor)
         if not rows or rows[0].rev != cursor + 1:
             raise Gap(feed.head)
         return rows
+
+    async def certain(self, feed: Feed, sight: Sight) -> int | None:
+        """A rev up to which this reader is a member now without having left; None when there is no such."""
+        door = await changes.door(self._db, user_id=sight.user_id, thread_id=feed.thread_id)
+        return door["last_rev"] if door is not None and door["from_rev"][-1] == sight.opened else None
 
     async def _since(self, feed: Feed, cursor: int) -> list[Event]:
         async with self._reading:
@@ -232,6 +245,7 @@ class Hub:
             quoted=place[1] or None,
             user_id=None,
             act=None,
+            as_of=rev,
             frame=changes.frame(self.epoch, thread_id, rev, "message", message),
             bare=changes.frame(self.epoch, thread_id, rev, "message", bare) if bare else None,
         )
@@ -350,7 +364,10 @@ class Hub:
                 (place for e in events for place in (e.seq, e.quoted) if place is not None), default=FOREVER
             )
             plain = all(
-                event.kind != "thread_deleted" and event.act not in ("left", "removed") for event in events
+                event.kind != "thread_deleted"
+                and event.act not in ("left", "removed")
+                and event.as_of <= last
+                for event in events
             )
             chunk = self._encode(b"".join([event.frame for event in events])) if plain else b""
             for reader in feed.readers:

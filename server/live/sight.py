@@ -27,6 +27,7 @@ class Event:
     user_id: int | None  # whose membership
     act: str | None  # joined, left, removed, role
     frame: bytes  # the SSE frame
+    as_of: int  # the rev that its content is as new as, at most: of an edited message a later one
     bare: bytes | None = None  # the same with the quote as a seq alone
     spans: tuple[tuple[int, int], ...] | None = None  # of that person, as revs; known where read from the log
 

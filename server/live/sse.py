@@ -12,7 +12,7 @@ from server.base import log
 from server.base.errors import AWAY, NotFound, Unavailable
 from server.live import changes
 from server.live.hub import Feed, Gap, Hub
-from server.live.sight import Sight
+from server.live.sight import FOREVER, Event, Sight
 
 RETRY_MS = 2000
 PIECE_BYTES = 64 * 1024  # what a slow reader is sent at once: the most that is held for one
@@ -31,13 +31,15 @@ class Stream:
     when the stream is parked and its buffer is not full: that is half of the cost of a delivery.
     """
 
-    __slots__ = ("_ending", "_feed", "_hub", "_protocol", "_response", "_waiter", "cursor", "parked", "sight",
-                 "written_at")  # fmt: skip
+    __slots__ = ("_certain", "_ending", "_feed", "_hub", "_protocol", "_response", "_waiter", "cursor", "parked",
+                 "sight", "written_at")  # fmt: skip
 
-    def __init__(self, hub: Hub, sight: Sight, cursor: int) -> None:
+    def __init__(self, hub: Hub, sight: Sight, cursor: int, *, head: int) -> None:
+        """head: the last rev of the thread when the sight was made."""
         self.cursor, self.sight = cursor, sight
         self.parked, self.written_at = False, time.monotonic()
         self._hub, self._ending = hub, False
+        self._certain = head  # up to here this reader is known not to have left
         self._waiter: asyncio.Future[None] | None = None
         self._response: HTTPResponse | None = None
         self._protocol: Any = None
@@ -46,7 +48,8 @@ class Stream:
     # -- what the hub calls
 
     def writable(self) -> bool:
-        return bool(self._protocol._can_write.is_set()) and not self._protocol.transport.is_closing()
+        transport = self._protocol.transport  # None once Sanic has aborted it
+        return transport is not None and self._protocol._can_write.is_set() and not transport.is_closing()
 
     def push(self, chunk: bytes, now: float) -> None:
         self._protocol.transport.write(chunk)
@@ -70,9 +73,9 @@ class Stream:
         """Write the opening, then all changes after the cursor, until the end of membership, thread or worker."""
         self._feed, self._response, self._protocol = feed, response, request.stream.protocol  # type: ignore[union-attr]
         await self._send(opening)
-        while not self._ending:
+        while not (self._ending or self._hub.closing):
             try:
-                events = await self._hub.after(feed, self.cursor)
+                piece = await self._piece(feed)
             except Gap as gap:
                 self.cursor = gap.head
                 cursor = f"{self._hub.epoch}.{feed.thread_id}.{gap.head}"
@@ -82,28 +85,62 @@ class Stream:
                 log.event("stream.blind", level="warning", thread=feed.thread_id, reason=type(error).__name__)
                 await asyncio.sleep(RETRY_LOG_SECONDS)
                 continue
-            if not events:
+            if piece is None:
                 await self._park()
-                continue
-            piece: list[bytes] = []
-            size = 0
-            for event in events:
-                frame = self.sight.frame(event)
-                if frame is not None:
-                    if size and size + len(frame) > PIECE_BYTES:
-                        await self._send(b"".join(piece))
-                        piece, size = [], 0
-                    piece.append(frame)
-                    size += len(frame)
-                self.cursor = event.rev
-                if self.sight.ends(event):
-                    self._ending = True
-                    break
-            if piece:
-                await self._send(b"".join(piece))
+            elif piece:
+                await self._send(piece)
         if self._hub.closing:
             # Not all at once: those who are sent away come back over some seconds.
             await self._send(b"retry: %d\n\n" % random.randint(RETRY_MS // 2, RETRY_MS * 2))
+
+    async def _piece(self, feed: Feed) -> bytes | None:
+        """What to write next; nothing when none of it is for this reader, None at the end of the log.
+
+        What the socket takes at once goes out on the way. Where it would have to wait, the rest is
+        let go and read again later: nothing is held for a slow reader, and nothing told that is no longer so.
+        """
+        events = await self._hub.after(feed, self.cursor, opened=self.sight.opened)
+        if not events:
+            return None
+        horizon = await self._horizon(feed, events)
+        frames: list[bytes] = []
+        size = 0
+        for event in events:
+            if event.as_of > horizon:
+                self._ending = True
+                break
+            frame = self.sight.frame(event)
+            if frame is not None:
+                if size and size + len(frame) > PIECE_BYTES:
+                    if not self.writable():
+                        break
+                    await self._send(b"".join(frames))
+                    frames, size = [], 0
+                frames.append(frame)
+                size += len(frame)
+            self.cursor = event.rev
+            if self.sight.ends(event):
+                self._ending = True
+                break
+        return b"".join(frames)
+
+    async def _horizon(self, feed: Feed, events: list[Event]) -> int:
+        """How new the content of these events may be for this reader.
+
+        A message is told as it now is, under the id of its beginning; an edit that came after the reader
+        was removed is not for them, though the removal itself may still lie ahead.
+        """
+        end = next((event.rev for event in events if self.sight.ends(event)), None)
+        if end is not None:
+            return end
+        seen = events[-1].rev
+        if max(event.as_of for event in events) <= max(seen, self._certain):
+            return FOREVER
+        certain = await self._hub.certain(feed, self.sight)
+        if certain is None:
+            return seen
+        self._certain = certain
+        return FOREVER
 
     async def _send(self, frames: bytes) -> None:
         await self._response.send(frames)  # type: ignore[union-attr]
@@ -150,8 +187,8 @@ async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None
         f"retry: {RETRY_MS}\n\n"
         f'id: {cursor}\nevent: ready\ndata: {{"cursor":"{cursor}","lastSeq":{door["last_seq"]}}}\n\n'
     ).encode() + (resync(cursor) if missed else b"")
-    stream = Stream(hub, changes.sight_of(door, user_id), start)
-    feed = await hub.follow(stream, thread_id, head=head)
+    stream = Stream(hub, changes.sight_of(door, user_id), start, head=head)
+    feed = hub.follow(stream, thread_id, head=head)
     try:
         response = await request.respond(
             content_type="text/event-stream; charset=utf-8",

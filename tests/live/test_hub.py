@@ -1,0 +1,606 @@
+"""Hub and streams on a real log: doorbells are rung by the test, or not, and sockets stand still at will."""
+
+import asyncio
+import contextlib
+import gc
+import random
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server import members, messages, threads
+from server.base.db import open_pool
+from server.live import changes, hub
+from server.live.bus import Bus
+from server.live.hub import RING_BYTES, RING_EVENTS, Feed, Gap, Hub
+from server.live.sight import Event
+from server.live.sse import PIECE_BYTES, thread_stream
+from tests.client import NUMBERS
+from tests.live.wire import Frame, frames, so
+
+SOCKET_BYTES = 64 * 1024  # what Sanic lets a transport hold before it makes writers wait
+
+
+class Bells(Bus):
+    """What was rung, for the test to deliver: later, twice, in another order, or never."""
+
+    def __init__(self) -> None:
+        self.rung: list[tuple[int, bytes]] = []
+        self.ready = asyncio.Event()  # of a subscription
+        self.ready.set()
+
+    def _post(self, thread_id: int, payload: str) -> None:
+        self.rung.append((thread_id, payload.encode()))
+
+    async def follow(self, thread_id: int) -> None:
+        await self.ready.wait()
+
+    async def unfollow(self, thread_id: int) -> None:
+        pass
+
+
+class Line:
+    """The connection of a stream, as Sanic's protocol and response show it. `room` bytes go through, then it stands."""
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.room: float = float("inf")
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+        self._time = 0.0
+        self.transport: Line | None = self
+
+    def write(self, data: bytes) -> None:
+        self.got += data
+        if len(self.got) > self.room:
+            self._can_write.clear()
+
+    def is_closing(self) -> bool:
+        return False
+
+    async def send(self, data: bytes) -> None:
+        await self._can_write.wait()
+        self.write(data)
+
+    def stop(self) -> None:
+        """Takes nothing more."""
+        self.room = len(self.got)
+        self._can_write.clear()
+
+    def go(self) -> None:
+        self.room = float("inf")
+        self._can_write.set()
+
+    def abort(self) -> None:
+        self.transport = None
+
+
+class Reader:
+    """One stream by the real handler."""
+
+    def __init__(self, desk: "Desk", user_id: int, *, since: int | None = None) -> None:
+        self.line = Line()
+        headers = {"last-event-id": desk.cursor(since)} if since is not None else {}
+
+        async def respond(**_: object) -> Line:
+            return self.line
+
+        ctx = SimpleNamespace(hub=desk.hub, db=desk.db, epoch=desk.hub.epoch)
+        request: Any = SimpleNamespace(
+            app=SimpleNamespace(ctx=ctx),
+            ctx=SimpleNamespace(user_id=user_id, request_id="test"),
+            headers=headers,
+            args={},
+            stream=SimpleNamespace(protocol=self.line),
+            respond=respond,
+        )
+        self.task = asyncio.ensure_future(thread_stream(request, desk.thread_id))
+
+    @property
+    def told(self) -> list[Frame]:
+        """What has been written but `ready`."""
+        return [frame for frame in frames(bytes(self.line.got)) if frame.event != "ready"]
+
+    @property
+    def revs(self) -> list[int]:
+        return [frame.rev for frame in self.told]
+
+    @property
+    def started(self) -> bool:
+        return bool(self.line.got)
+
+    async def cut(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+class Desk:
+    """A thread of ada (admin) and ben, written to by the server's own statements, and a hub that follows it."""
+
+    def __init__(self, db: asyncpg.Pool) -> None:
+        self.db, self.bells, self.hub = db, Bells(), Hub(db, encode=lambda data: data)
+        self.thread_id = self.ada = self.ben = 0
+        self.head = 0  # the last rev
+        self.seq = 0
+
+    async def open(self) -> None:
+        self.ada, self.ben = [await self.person() for _ in range(2)]
+        made = await threads.create(
+            self.db, user_id=self.ada, kind="group", title="Team", member_ids=[self.ben]
+        )
+        assert made is not None
+        self.thread_id, self.head = made, 2
+        self.hub.start(self.bells, epoch=await changes.epoch(self.db))
+
+    async def person(self) -> int:
+        name = f"person{next(NUMBERS)}"
+        return int(await self.db.fetchval("INSERT INTO users (name) VALUES ($1) RETURNING id", name))
+
+    def cursor(self, rev: int) -> str:
+        return f"{self.hub.epoch}.{self.thread_id}.{rev}"
+
+    async def say(self, text: str, *, quoted: int | None = None) -> int:
+        """Its seq; the bell is in `bells.rung`."""
+        row = await messages.send(
+            self.db,
+            user_id=self.ada,
+            thread_id=self.thread_id,
+            text=text,
+            reply_to=quoted,
+            client_id=None,
+            body_hash=b"",
+        )
+        assert row is not None
+        self.head, self.seq = row["rev"], row["seq"]
+        self.bells.ring_message(
+            self.thread_id, row["rev"], row["seq"], row["reply_to"], row["message"], row["bare"]
+        )
+        return self.seq
+
+    async def edit(self, seq: int, text: str) -> None:
+        row = await messages.edit(self.db, user_id=self.ada, thread_id=self.thread_id, seq=seq, text=text)
+        self._changed(row and row["rev"])
+
+    async def delete(self, seq: int) -> None:
+        row = await messages.remove(self.db, user_id=self.ada, thread_id=self.thread_id, seq=seq)
+        self._changed(row and row["rev"])
+
+    async def rename(self, title: str) -> None:
+        self._changed(await threads.rename(self.db, thread_id=self.thread_id, title=title))
+
+    async def add(self, who: int) -> None:
+        rev = await members.open_span(self.db, thread_id=self.thread_id, member_id=who, role="member")
+        self._changed(rev)
+
+    async def remove(self, who: int) -> None:
+        rev = await members.close_span(self.db, thread_id=self.thread_id, member_id=who, act="removed")
+        self._changed(rev)
+
+    def _changed(self, rev: int | None) -> None:
+        if rev is not None:
+            self.head = rev
+            self.bells.ring(self.thread_id, rev)
+
+    def ring(self) -> None:
+        """Deliver every doorbell in order."""
+        for thread_id, payload in self.bells.rung:
+            self.hub.heard(thread_id, payload)
+        self.bells.rung.clear()
+
+    def look(self) -> None:
+        """Every doorbell is lost; something makes the hub doubt."""
+        self.bells.rung.clear()
+        self.hub.doubt("test")
+
+    async def feed(self) -> Feed:
+        """The feed, once a reader follows."""
+        await so(lambda: self.thread_id in self.hub._feeds, "a feed")
+        return self.hub._feeds[self.thread_id]
+
+    async def reader(self, user_id: int | None = None, *, since: int | None = None) -> Reader:
+        reader = Reader(self, user_id or self.ben, since=since)
+        await so(lambda: reader.started, "ready is written")
+        return reader
+
+    async def settled(self, *readers: Reader) -> None:
+        """Each has been told the last change."""
+        for reader in readers:
+            await so(lambda r=reader: self.head in r.revs, f"{self.head} in {reader.revs[-5:]}")  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+async def pool(db_url: str) -> AsyncIterator[asyncpg.Pool]:
+    pool = await open_pool(db_url, size=6, statement_cache=100)
+    yield pool
+    await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def desk_on(pool: asyncpg.Pool) -> AsyncIterator[Desk]:
+    desk = Desk(pool)
+    await desk.open()
+    yield desk
+    await desk.hub.close(0)
+
+
+@pytest.fixture
+async def desk(pool: asyncpg.Pool) -> AsyncIterator[Desk]:
+    async with desk_on(pool) as desk:
+        yield desk
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No poll comes to the rescue while a test runs."""
+    monkeypatch.setattr(hub, "POLL_SECONDS", 3600.0)
+
+
+# -- doorbells
+
+
+@settings(max_examples=25, deadline=None)
+@given(chance=st.randoms(use_true_random=False), length=st.integers(1, 60))
+async def test_each_reader_gets_every_rev_once_in_order_whatever_the_doorbells_do(
+    pool: asyncpg.Pool, chance: random.Random, length: int
+) -> None:
+    async with desk_on(pool) as desk:
+        start, before = desk.head, []
+        steady, jerky, stopped, restless = [await desk.reader() for _ in range(4)]
+        stopped.line.stop()
+        for number in range(length):
+            match chance.choice(("say", "say", "say", "reply", "edit", "delete", "rename")):
+                case "reply" if desk.seq:
+                    await desk.say(f"answer {number}", quoted=chance.randint(1, desk.seq))
+                case "edit" if desk.seq:
+                    await desk.edit(chance.randint(1, desk.seq), f"edited {number}")
+                case "delete" if desk.seq:
+                    await desk.delete(chance.randint(1, desk.seq))
+                case "rename":
+                    await desk.rename(f"Title {number}")
+                case _:
+                    await desk.say(f"message {number}")
+            if chance.random() < 0.4:
+                bells = [bell for bell in desk.bells.rung if chance.random() < 0.8]  # some are lost
+                bells += [bell for bell in desk.bells.rung if chance.random() < 0.2]  # some come twice
+                chance.shuffle(bells)
+                late = bells[: chance.randint(0, 2)]
+                for bell in bells[len(late) :]:
+                    desk.hub.heard(*bell)
+                    if chance.random() < 0.3:
+                        await asyncio.sleep(0)
+                desk.bells.rung = late
+            if chance.random() < 0.2:
+                chance.choice((jerky.line.stop, jerky.line.go))()
+            if chance.random() < 0.1:
+                before += restless.told
+                await restless.cut()
+                restless = await desk.reader(since=before[-1].rev if before else start)
+            if chance.random() < 0.1:
+                desk.hub.doubt("test")
+        desk.look()
+        for reader in (stopped, jerky):
+            reader.line.go()
+        later = await desk.reader(since=start)
+        if desk.head > start:
+            await desk.settled(steady, jerky, stopped, later)
+            if not before or before[-1].rev < desk.head:
+                await desk.settled(restless)
+        expected = list(range(start + 1, desk.head + 1))
+        for told in (steady.told, jerky.told, stopped.told, later.told, before + restless.told):
+            assert [frame.rev for frame in told] == expected
+            # Content may be newer than the id, never older.
+            assert all(frame.json["rev"] >= frame.rev for frame in told if frame.event.startswith("message"))
+
+
+async def test_a_message_goes_from_the_doorbell_to_every_reader_without_the_database(
+    desk: Desk, patient: None
+) -> None:
+    readers = [await desk.reader() for _ in range(3)]
+    await so(lambda: not desk.hub._feeds[desk.thread_id].filling, "nothing to read")
+    await desk.say("one")
+    await desk.db.execute("DELETE FROM changes WHERE thread_id = $1 AND rev = $2", desk.thread_id, desk.head)
+    desk.ring()
+    await desk.settled(*readers)
+    assert all([frame.event for frame in reader.told] == ["message"] for reader in readers)
+
+
+async def test_a_gap_between_doorbells_is_filled_without_waiting_for_the_poll(
+    desk: Desk, patient: None
+) -> None:
+    reader = await desk.reader()
+    for number in range(4):
+        await desk.say(f"message {number}")
+    desk.bells.rung = [desk.bells.rung[3], desk.bells.rung[1]]
+    desk.ring()
+    await desk.settled(reader)
+    assert reader.revs == [3, 4, 5, 6]
+
+
+async def test_a_lost_doorbell_is_found_by_the_poll(desk: Desk) -> None:
+    reader = await desk.reader()
+    await desk.say("silence")
+    began = time.monotonic()
+    desk.bells.rung.clear()
+    await desk.settled(reader)
+    assert time.monotonic() - began < 10 * hub.POLL_SECONDS  # generous: the machine may be busy
+
+
+async def test_the_poll_outlives_whatever_the_database_says(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "POLL_SECONDS", 0.02)
+    reader = await desk.reader()
+    await desk.db.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await desk.say("after the connections were cut")
+    await desk.settled(reader)
+    polls = 0
+
+    async def polled() -> None:
+        nonlocal polls
+        await desk.db.fetchval("SELECT 1")
+        polls += 1
+
+    await desk.db.execute("ALTER TABLE thread_heads RENAME TO mislaid")
+    for _ in range(20):  # several polls have met it
+        await polled()
+        await asyncio.sleep(0.01)
+    await desk.db.execute("ALTER TABLE mislaid RENAME TO thread_heads")
+    await desk.say("after the table was gone")
+    await desk.settled(reader)
+    assert reader.revs == [3, 4]
+
+
+# -- who may see what
+
+
+async def test_who_is_removed_is_not_told_what_is_edited_afterwards(desk: Desk, patient: None) -> None:
+    """Neither under the older id of the message, when all of it is read at once."""
+    ada, live, late = await desk.reader(desk.ada), await desk.reader(), await desk.reader()
+    late.line.stop()
+    seq = await desk.say("for both")
+    await desk.rename("A title for both")
+    await desk.remove(desk.ben)
+    await desk.edit(seq, "for ada alone")
+    await desk.rename("A title for ada alone")
+    desk.look()
+    await desk.settled(ada)
+    late.line.go()
+    for reader in (live, late):
+        await so(reader.task.done, "ben's stream ends")
+        assert b"alone" not in reader.line.got
+        assert not reader.revs or max(reader.revs) <= 5
+    assert b"for ada alone" in ada.line.got
+
+
+async def test_who_is_removed_while_standing_still_is_not_told_what_is_edited_afterwards(
+    desk: Desk, patient: None
+) -> None:
+    """A backlog of more than one reading: the removal is not in sight of the first."""
+    start = desk.head
+    for number in range(hub.LOG_PAGE + 50):
+        await desk.say(f"message {number}")
+    desk.bells.rung.clear()
+    ada, ben = await desk.reader(desk.ada, since=start), Reader(desk, desk.ben, since=start)
+    ben.line.stop()
+    await desk.settled(ada)
+    await desk.remove(desk.ben)
+    await desk.edit(10, "for ada alone")
+    await desk.rename("A title for ada alone")
+    desk.ring()
+    await desk.settled(ada)
+    ben.line.go()
+    await so(ben.task.done, "ben's stream ends")
+    assert b"alone" not in ben.line.got
+
+
+# -- slow readers
+
+
+async def test_a_reader_that_stood_still_is_not_told_what_was_deleted_meanwhile(
+    desk: Desk, patient: None
+) -> None:
+    start = desk.head
+    for number in range(60):
+        await desk.say(f"secret {number} {'x' * 5000}")
+    desk.bells.rung.clear()
+    reader = Reader(desk, desk.ben, since=start)
+    reader.line.room = 100_000
+    await so(lambda: not reader.line._can_write.is_set(), "the socket is full")
+    passed = len(reader.told)
+    assert 10 < passed < 50
+    for seq in range(1, 61):
+        await desk.delete(seq)
+    desk.ring()
+    held = PIECE_BYTES // 5000 + 1  # what was on its way is on its way
+    reader.line.go()
+    await desk.settled(reader)
+    assert reader.revs == list(range(start + 1, desk.head + 1))
+    texts = [frame.json["text"] for frame in reader.told]
+    assert not any(texts[passed + held :])
+
+
+async def test_readers_that_stand_still_hold_no_events(desk: Desk, patient: None) -> None:
+    start = desk.head
+    for number in range(2 * hub.LOG_PAGE):
+        await desk.say(f"message {number} {'x' * 2000}")
+    desk.bells.rung.clear()
+    behind = [Reader(desk, desk.ben, since=start) for _ in range(30)]  # they read the log
+    ahead = [Reader(desk, desk.ben) for _ in range(30)]  # they were at the end
+    for reader in behind + ahead:
+        reader.line.room = 1
+    await so(lambda: all(not reader.line._can_write.is_set() for reader in behind + ahead), "all stand still")
+    quick = await desk.reader(desk.ada)
+    for number in range(2 * RING_EVENTS):
+        await desk.say(f"more {number}")
+        desk.ring()
+        await asyncio.sleep(0)
+    await desk.settled(quick)
+    feed = await desk.feed()
+    assert len(feed.ring) <= RING_EVENTS
+    gc.collect()
+    alive = sum(type(thing) is Event for thing in gc.get_objects())
+    assert alive <= 2 * RING_EVENTS
+    assert all(len(reader.line.got) < 2 * PIECE_BYTES + SOCKET_BYTES for reader in behind + ahead)
+    assert quick.revs == list(range(desk.head - 2 * RING_EVENTS + 1, desk.head + 1))
+    for reader in behind + ahead:
+        reader.line.go()
+    await desk.settled(*behind, *ahead)
+    for reader in behind:
+        assert reader.revs == list(range(start + 1, desk.head + 1))
+    for reader in ahead:
+        assert reader.revs == list(range(start + 2 * hub.LOG_PAGE + 1, desk.head + 1))
+
+
+# -- readers come and go
+
+
+async def test_a_reader_that_goes_while_the_subscription_is_made_leaves_nothing(desk: Desk) -> None:
+    desk.bells.ready.clear()
+    reader = Reader(desk, desk.ben)
+    feed = await desk.feed()
+    await reader.cut()
+    assert not feed.readers
+    stays = Reader(desk, desk.ben)
+    desk.bells.ready.set()
+    await so(lambda: stays.started, "the next one is served")
+    await stays.cut()
+    assert not feed.readers
+
+
+async def test_a_connection_that_was_aborted_does_not_keep_others_from_their_news(
+    desk: Desk, patient: None
+) -> None:
+    readers = [await desk.reader() for _ in range(8)]
+    for reader in readers[::2]:
+        reader.line.abort()  # Sanic takes the transport away; the handler hears of it a little later
+    await desk.say("hello")
+    desk.ring()
+    await desk.settled(*readers[1::2])
+    assert all(reader.revs == [3] for reader in readers[1::2])
+
+
+async def test_a_reader_that_comes_while_the_worker_stops_is_sent_away_too(desk: Desk) -> None:
+    desk.bells.ready.clear()
+    late = Reader(desk, desk.ben)
+    await desk.feed()
+    closing = asyncio.ensure_future(desk.hub.close(30))
+    await asyncio.sleep(0)
+    desk.bells.ready.set()
+    async with asyncio.timeout(10):
+        await closing
+    assert late.task.done()
+    assert late.line.transport is not None  # in good order, not aborted
+
+
+async def test_a_silent_stream_gets_a_comment_within_sixteen_seconds_and_a_talking_one_none(
+    desk: Desk,
+) -> None:
+    assert hub.HEARTBEAT_SECONDS + 1 <= 16
+    silent, full, talking = [await desk.reader() for _ in range(3)]
+    full.line.stop()
+    feed = await desk.feed()
+    began = time.monotonic()
+    for reader in feed.readers:
+        assert isinstance(reader.parked, bool)
+        if reader._protocol is not talking.line:  # type: ignore[attr-defined]
+            reader.written_at = began - hub.HEARTBEAT_SECONDS
+    await so(lambda: silent.line.got.endswith(b":\n\n"), "a comment")
+    assert not full.line.got.endswith(b":\n\n")  # it could only pile up
+    assert not talking.line.got.endswith(b":\n\n")
+    assert silent.line._time >= began  # Sanic sees it too, and lets the stream live
+
+
+async def test_what_is_no_longer_in_the_log_is_a_gap_and_the_stream_goes_on(
+    desk: Desk, patient: None
+) -> None:
+    start = desk.head
+    for number in range(5):
+        await desk.say(f"message {number}")
+    desk.bells.rung.clear()
+    await desk.db.execute("DELETE FROM changes WHERE thread_id = $1 AND rev <= $2", desk.thread_id, start + 2)
+    reader = await desk.reader(since=start + 2)
+    await desk.settled(reader)
+    assert reader.revs == [start + 3, start + 4, start + 5]
+    feed = await desk.feed()
+    with pytest.raises(Gap) as gap:
+        await after(desk, feed, start + 1)
+    assert gap.value.head == desk.head
+    missed = await desk.reader(since=start + 1)
+    await so(lambda: bool(missed.told), "resync")
+    await desk.say("and on")
+    desk.ring()
+    await desk.settled(missed)
+    assert [(frame.event, frame.rev) for frame in missed.told] == [
+        ("resync", desk.head - 1), ("message", desk.head),
+    ]  # fmt: skip
+
+
+async def after(desk: Desk, feed: Feed, cursor: int) -> list[Event]:
+    return await desk.hub.after(feed, cursor, opened=0)
+
+
+async def test_a_follower_behind_a_pruned_log_goes_on_with_a_resync(desk: Desk, patient: None) -> None:
+    """The worker was cut off for so long that the log has moved on without it."""
+    reader = await desk.reader()
+    for number in range(5):
+        await desk.say(f"message {number}")
+    await desk.db.execute(
+        "DELETE FROM changes WHERE thread_id = $1 AND rev <= $2", desk.thread_id, desk.head - 1
+    )
+    desk.look()
+    await so(lambda: bool(reader.told), "something is told")
+    await so(lambda: reader.told[-1].rev == desk.head, "it gets to the end")
+    assert reader.told[0].event == "resync"
+    assert len([frame for frame in reader.told if frame.event == "resync"]) == 1
+    await desk.say("and on")
+    desk.ring()
+    await desk.settled(reader)
+
+
+# -- the ring by itself
+
+CHANGE = st.one_of(
+    st.tuples(st.just("message"), st.integers(0, 30), st.integers(0, RING_BYTES // 20)),
+    st.tuples(st.just("message_updated"), st.integers(1, 30), st.integers(0, 2000)),
+    st.tuples(st.just("thread_updated"), st.just(0), st.integers(0, 200)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 5), st.lists(CHANGE, max_size=80), st.booleans())
+def test_the_ring_is_the_newest_part_of_the_log_within_its_bounds(
+    head: int, history: list[tuple[str, int, int]], many: bool
+) -> None:
+    feed, log, seq = Feed(1, head), list[Event](), 0
+    for kind, place, size in history * (5 if many else 1):
+        if kind == "message":
+            seq += 1
+            quoted = min(place, seq - 1) or None
+            bare = b"x" * (size // 2) if quoted else None
+            event = Event(feed.head + 1, kind, seq, quoted, None, None, b"x" * size, feed.head + 1, bare)
+        else:
+            event = Event(feed.head + 1, kind, place or None, None, None, None, b"x" * size, feed.head + 1)
+        feed.append(event)
+        log.append(event)
+        ring = list(feed.ring)
+        assert ring == log[len(log) - len(ring) :]
+        assert len(ring) <= RING_EVENTS
+        assert feed.ring_bytes == sum(len(e.frame) + len(e.bare or b"") for e in ring) <= RING_BYTES
+        assert feed.head == event.rev
+        for place_, told in enumerate(
+            ring
+        ):  # nothing in it has been edited or deleted since, nor what it quotes
+            later = {e.seq for e in ring[place_ + 1 :] if e.kind == "message_updated"}
+            assert not {told.seq, told.quoted} & later - {None}
+        for cursor in {head, feed.head - 1, feed.head, *(e.rev for e in ring[:2])}:
+            if feed.covers(cursor):
+                assert feed.after(cursor) == [e for e in log if e.rev > cursor]
