@@ -17,7 +17,7 @@ from server.base.tasks import Tasks
 from server.live import changes, sse
 from server.live.bus import Bus
 from server.live.hub import Hub
-from server.routes import add_routes, answer_to
+from server.routes import add_routes, allowed, answer_to
 from server.users import Passwords
 
 STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
@@ -89,6 +89,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         request_id = app.ctx.request_ids.of(given)
         response = answer_to(error, request_id)
         response.headers["X-Request-Id"] = request_id
+        if response.status == 405 and request is not None:
+            response.headers["Allow"] = allowed(request.path)
         method = request.method if request is not None else None
         log.event("request", request_id=request_id, method=method, route=None, status=response.status)
         return response

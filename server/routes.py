@@ -1,18 +1,18 @@
 """The whole API on one screen, with who may call it beside each path."""
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sanic import Request, Sanic
-from sanic.constants import HTTP_METHODS
 from sanic.response import HTTPResponse
 
 from server import health, members, messages, threads, users
 from server.base import log
 from server.base.access import Access, sign_in
-from server.base.errors import BadRequest, MethodNotAllowed, render, understood
+from server.base.errors import BadRequest, render, understood
 from server.live import sse
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
@@ -32,6 +32,8 @@ class Route:
         """How logs and query headers name it."""
         return f"{self.method} {self.path}"
 
+
+IDENTIFIER = re.compile("[1-9][0-9]{0,18}")
 
 ROUTES: tuple[Route, ...] = tuple(
     Route(*row)
@@ -64,34 +66,34 @@ ROUTES: tuple[Route, ...] = tuple(
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    """Give every row its place in the app, and every other method of its path a 405 that names those there are."""
-    app.router.register_pattern("id", _identifier, r"^[1-9][0-9]{0,18}$")
-    taken: dict[str, list[str]] = {}
+    """Give every row its place in the app."""
+    app.router.register_pattern("id", _identifier, IDENTIFIER.pattern)
     for number, route in enumerate(ROUTES):
-        methods = (
-            [route.method, "HEAD"] if route.method == "GET" and route.access != "STREAM" else [route.method]
-        )
-        taken.setdefault(route.path, []).extend(methods)
-        app.add_route(_endpoint(route), route.path, methods=methods, name=f"route_{number}")  # type: ignore[arg-type]
-    for number, (path, methods) in enumerate(taken.items()):
-        refusal = _endpoint(Route("*", path, _refuse_all_but(methods), "OPEN"))
-        others = [method for method in HTTP_METHODS if method not in methods]
-        app.add_route(refusal, path, methods=others, name=f"refused_{number}")  # type: ignore[arg-type]
+        endpoint, methods = _endpoint(route), _methods(route)
+        app.add_route(endpoint, route.path, methods=methods, name=f"route_{number}")  # type: ignore[arg-type]
 
 
-def _refuse_all_but(methods: list[str]) -> Handler:
-    async def refuse(_: Request, **__: int) -> HTTPResponse:
-        raise MethodNotAllowed(headers={"Allow": ", ".join(methods)})
+def _methods(route: Route) -> list[str]:
+    return [route.method, "HEAD"] if route.method == "GET" and route.access != "STREAM" else [route.method]
 
-    return refuse
+
+def allowed(address: str) -> str:
+    """The methods that an address takes, as the header Allow has them; Sanic tells them of some addresses only."""
+    found: list[str] = []
+    for route in ROUTES:
+        if re.fullmatch(re.sub(r"<\w+:id>", "[0-9]+", route.path), address.rstrip("/")):
+            found += _methods(route)
+    return ", ".join(found)
 
 
 def _identifier(value: str) -> int:
-    """A bigint above zero. ValueError, and so 404, beyond it: no such thing can be there."""
-    number = int(value)
-    if number >= 2**63:
+    """A bigint above zero, in one spelling. ValueError, and so 404, for all else: no such thing can be there.
+
+    Sanic keeps the pattern for building addresses; what int() takes ("01", "1_0", "١") is up to us.
+    """
+    if not IDENTIFIER.fullmatch(value) or int(value) >= 2**63:
         raise ValueError(value)
-    return number
+    return int(value)
 
 
 def _endpoint(route: Route) -> Handler:
@@ -105,9 +107,8 @@ def _endpoint(route: Route) -> Handler:
         status = 499  # what the log says when the client has gone
         try:
             if "upgrade" in request.headers:
-                raise BadRequest(
-                    "There is no WebSocket at this address."
-                )  # it would switch Sanic's timeouts off
+                # Let in, it would switch Sanic's timeouts off.
+                raise BadRequest("There is no WebSocket at this address.")
             if route.access != "OPEN":
                 ctx.user_id = sign_in(request, route.access, request.app.ctx.tokens).user_id
             response = await route.handler(request, **place)

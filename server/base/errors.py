@@ -53,10 +53,6 @@ class NotFound(Problem):
     status, code, sentence = 404, "not_found", "There is no such thing, or it is not yours to see."
 
 
-class MethodNotAllowed(Problem):
-    status, code, sentence = 405, "method_not_allowed", "This address does not take that method."
-
-
 class Conflict(Problem):
     status, code, sentence = 409, "conflict", "The state of things does not allow this."
 
@@ -131,7 +127,7 @@ def _from_sanic(error: sanic_exceptions.SanicException) -> Problem:
     if status == 404:
         return NotFound("There is nothing at this address.")
     if status == 405:
-        return MethodNotAllowed(headers=headers)
+        return _with_status(405, "method_not_allowed", "This address does not take that method.", headers)
     if status == 413:
         return TooLarge()
     if status == 408:

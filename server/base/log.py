@@ -4,6 +4,7 @@ Never a body, a token or a query string: what is logged are names and numbers we
 """
 
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -35,13 +36,18 @@ def event(name: str, *, level: Level = "info", **facts: Any) -> None:
         pass  # whoever read the log is gone; serving goes on
 
 
+def _without_query(said: str) -> str:
+    """Sanic quotes the URL of what it can't read, and a query string may hold a token."""
+    return re.sub(r"\?\S*", "?...", said)[:2000]
+
+
 class _Lines(logging.Handler):
     """What libraries log, as events of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts: dict[str, Any] = {"logger": record.name, "said": record.getMessage()[:2000]}
+        facts: dict[str, Any] = {"logger": record.name, "said": _without_query(record.getMessage())}
         if record.exc_info and record.exc_info[1] is not None:
-            facts["error"] = repr(record.exc_info[1])[:2000]
+            facts["error"] = _without_query(repr(record.exc_info[1]))
         level: Level = "error" if record.levelno >= 40 else "warning" if record.levelno >= 30 else "info"
         event("library", level=level, **facts)
 
