@@ -236,6 +236,12 @@ async def desk(pool: asyncpg.Pool) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polls come quickly."""
+    monkeypatch.setattr(hub, "POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No poll comes to the rescue while a test runs."""
     monkeypatch.setattr(hub, "POLL_SECONDS", 3600.0)
@@ -332,9 +338,8 @@ async def test_a_lost_doorbell_is_found_by_the_poll(desk: Desk) -> None:
 
 
 async def test_the_poll_outlives_whatever_the_database_says(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    eager: None, desk: Desk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hub, "POLL_SECONDS", 0.02)
     reader = await desk.reader()
     await desk.db.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -342,17 +347,8 @@ async def test_the_poll_outlives_whatever_the_database_says(
     )
     await desk.say("after the connections were cut")
     await desk.settled(reader)
-    polls = 0
-
-    async def polled() -> None:
-        nonlocal polls
-        await desk.db.fetchval("SELECT 1")
-        polls += 1
-
     await desk.db.execute("ALTER TABLE thread_heads RENAME TO mislaid")
-    for _ in range(20):  # several polls have met it
-        await polled()
-        await asyncio.sleep(0.01)
+    await so(lambda: "UndefinedTableError" in capfd.readouterr().out, "a poll has met it")
     await desk.db.execute("ALTER TABLE mislaid RENAME TO thread_heads")
     await desk.say("after the table was gone")
     await desk.settled(reader)
@@ -489,16 +485,24 @@ async def test_a_connection_that_was_aborted_does_not_keep_others_from_their_new
 
 
 async def test_a_reader_that_comes_while_the_worker_stops_is_sent_away_too(desk: Desk) -> None:
-    desk.bells.ready.clear()
-    late = Reader(desk, desk.ben)
-    await desk.feed()
-    closing = asyncio.ensure_future(desk.hub.close(30))
-    await asyncio.sleep(0)
-    desk.bells.ready.set()
+    there = await desk.reader(desk.ada)
+    there.line.stop()  # so that the closing takes a while
+    async with desk.db.acquire() as conn, conn.transaction():
+        await conn.execute("LOCK TABLE memberships")
+        late = Reader(desk, desk.ben)  # asks at the door
+        await so(lambda: bool(desk.db.get_size() - desk.db.get_idle_size() > 1), "the door is asked")
+        closing = asyncio.ensure_future(desk.hub.close(30))
+        await asyncio.sleep(0)
+        assert desk.hub.closing
+    await so(late.task.done, "it is sent away")
+    assert late.started
+    assert late.line.transport is not None  # in good order, not aborted
+    assert b"retry: " in late.line.got.split(b"\n\n", 3)[-1]
+    there.line.go()
     async with asyncio.timeout(10):
         await closing
-    assert late.task.done()
-    assert late.line.transport is not None  # in good order, not aborted
+    assert there.task.done()
+    assert there.line.transport is not None
 
 
 async def test_a_silent_stream_gets_a_comment_within_sixteen_seconds_and_a_talking_one_none(
