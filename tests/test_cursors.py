@@ -155,7 +155,7 @@ class Walker:
         self, cursor: str | None, *, back: bool = False, **values: Any
     ) -> list[tuple[list[int], str | None]]:
         """All pages from a cursor to the end of its direction, each with the cursor that leads the other way."""
-        pages = []
+        pages: list[tuple[list[int], str | None]] = []
         while cursor is not None:
             seqs, following, preceding = await self.page(cursor=cursor, **values)
             cursor, way_back = (preceding, following) if back else (following, preceding)
@@ -274,8 +274,9 @@ async def test_a_cursor_of_another_thread_order_list_or_server_is_refused(
     ok(await api.get(f"{url}&order=desc&cursor={descending}", as_=reader))
     elsewhere = Cursors("another secret").seal(f"messages:asc:{history.thread_id}", 1, 4)
     for wrong in (
-        f"cursor={foreign}", f"cursor={listing}", f"cursor={elsewhere}", f"cursor={ascending[:-1]}", "cursor=4", "cursor=",
-        f"order=desc&cursor={ascending}", f"order=asc&cursor={descending}", f"cursor={ascending}%00", f"cursor={'A' * 5000}",
+        f"cursor={foreign}", f"cursor={listing}", f"cursor={elsewhere}", f"cursor={ascending[:-1]}", "cursor=4",
+        f"order=desc&cursor={ascending}", f"order=asc&cursor={descending}", f"cursor={ascending}%00", "cursor=",
+        f"cursor={'A' * 5000}",
     ):  # fmt: skip
         refused(await api.get(f"{url}&{wrong}", as_=reader), 400)
     for wrong in (ascending, foreign, "", "4"):

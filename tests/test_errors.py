@@ -59,10 +59,13 @@ async def raw(api: Api, sent: bytes) -> Reply | None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api", "/api/", "/api/nothing", "/api/threads/1/nothing", "/api/threads/1/messages/1/nothing", "/api/me/x",
-     "/api/threads/x", "/api/threads/01", "/api/threads/-1", "/api/threads/+1", "/api/threads/1_0", "/api/threads/0", "/api/threads/1.0",
-     "/api/threads/\u0661", "/api/threads/9223372036854775808", "/api/threads/1%0A", "/api/threads/1%00", "/livez/x", "/../etc/passwd", "/api//threads", "/%00",
-     "/\u00fc", "/api/threads/1;x", "/api/threads/%31", "/" + "a" * 4000],
+    [
+        "/", "/api", "/api/", "/api/nothing", "/api/threads/1/nothing", "/api/threads/1/messages/1/x", "/api/me/x",
+        "/api/threads/x", "/api/threads/01", "/api/threads/-1", "/api/threads/+1", "/api/threads/1_0", "/api/threads/0",
+        "/api/threads/1.0", "/api/threads/\u0661", "/api/threads/9223372036854775808", "/api/threads/1%0A",
+        "/api/threads/1%00", "/livez/x", "/../etc/passwd", "/api//threads", "/%00", "/\u00fc", "/api/threads/1;x",
+        "/api/threads/%31", "/" + "a" * 4000,
+    ],
 )  # fmt: skip
 async def test_an_unknown_address_is_a_404_for_everybody(api: Api, cast: Cast, path: str) -> None:
     for who in (None, cast.ada):
@@ -197,7 +200,7 @@ async def test_the_log_line_of_a_request_has_its_id(api: Api, server: Bobbin, ca
 # ---- the table
 
 
-class Broken(asyncpg.UniqueViolationError):
+class Broken(asyncpg.UniqueViolationError):  # type: ignore[misc]  # asyncpg has no types
     """A violated constraint, as the driver raises it."""
 
     def __init__(self, constraint: str) -> None:

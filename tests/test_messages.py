@@ -47,7 +47,9 @@ async def test_a_thread_is_found_by_members_and_not_found_by_outsiders(api: Api,
 async def test_a_message_says_who_wrote_what_and_when(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
     url = f"/api/threads/{cast.team}/messages"
     before = await db.fetchval("SELECT now()")
-    sent = ok(await api.post(url, {"text": "  héllo\t\U0001f44b\n", "clientId": "c"}, as_=cast.ada), 201)["message"]
+    sent = ok(await api.post(url, {"text": "  héllo\t\U0001f44b\n", "clientId": "c"}, as_=cast.ada), 201)[
+        "message"
+    ]
     assert sent["text"] == "héllo\t\U0001f44b"
     assert sent["author"] == {"id": cast.ada.id, "name": "ada", "kind": "user"}
     assert (sent["threadId"], sent["seq"], sent["clientId"]) == (cast.team, 1, "c")
@@ -93,7 +95,9 @@ async def test_a_message_says_who_wrote_what_and_when(api: Api, cast: Cast, db: 
         ("around=1&order=desc", 400, "bad_parameter"),
     ],
 )
-async def test_what_a_page_is_asked_for_is_checked(api: Api, cast: Cast, query: str, status: int, code: str) -> None:
+async def test_what_a_page_is_asked_for_is_checked(
+    api: Api, cast: Cast, query: str, status: int, code: str
+) -> None:
     url = f"/api/threads/{cast.team}/messages"
     ok(await api.get(url, as_=cast.ben))
     body = refused(await api.get(f"{url}?{query}", as_=cast.ben), status, code)
@@ -140,7 +144,10 @@ async def test_a_page_holds_50_unless_asked(api: Api, cast: Cast, db: asyncpg.Po
         ("\u202e e\u0301 \ufffd \U0010ffff", "\u202e e\u0301 \ufffd \U0010ffff"),
         ("\x01\x1b[31m\x7f", "\x01\x1b[31m\x7f"),
         ("a\r\nb", "a\r\nb"),
-        ("'; DROP TABLE messages; -- %s %(x)s $1 :x {} \\", "'; DROP TABLE messages; -- %s %(x)s $1 :x {} \\"),
+        (
+            "'; DROP TABLE messages; -- %s %(x)s $1 :x {} \\",
+            "'; DROP TABLE messages; -- %s %(x)s $1 :x {} \\",
+        ),
     ],
 )
 async def test_a_text_is_kept_as_it_is_but_trimmed(api: Api, cast: Cast, text: str, kept: str) -> None:
@@ -198,7 +205,9 @@ async def test_all_faults_are_told_at_once(api: Api, cast: Cast) -> None:
 # ---- editing and deleting
 
 
-async def test_only_the_author_edits_and_only_what_is_not_deleted(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
+async def test_only_the_author_edits_and_only_what_is_not_deleted(
+    api: Api, cast: Cast, db: asyncpg.Pool
+) -> None:
     sent = await api.say(cast.team, cast.ben, "frist")
     url = f"/api/threads/{cast.team}/messages/1"
     refused(await api.patch(url, {"text": "mine now"}, as_=cast.ada), 403, "forbidden")  # an admin, and yet
@@ -207,7 +216,9 @@ async def test_only_the_author_edits_and_only_what_is_not_deleted(api: Api, cast
     edited = ok(await api.patch(url, {"text": " first "}, as_=cast.ben))["message"]
     assert (edited["text"], edited["seq"], edited["createdAt"]) == ("first", 1, sent["createdAt"])
     assert edited["rev"] > sent["rev"] and edited["editedAt"] > sent["createdAt"]
-    assert ok(await api.patch(url, {"text": "first"}, as_=cast.ben))["message"] == edited  # nothing changed: no rev
+    assert (
+        ok(await api.patch(url, {"text": "first"}, as_=cast.ben))["message"] == edited
+    )  # nothing changed: no rev
     assert ok(await api.get(url, as_=cast.ben))["message"] == edited
     for bad, status in (("", 422), (" ", 422), ("x" * 10_001, 422), ("\0", 422), (None, 400), (7, 400)):
         refused(await api.patch(url, {"text": bad}, as_=cast.ben), status)
@@ -258,14 +269,23 @@ async def test_a_deleted_message_keeps_its_place_and_its_text_is_nowhere(
     assert answers[4].json["message"]["replyTo"] == {"seq": 2}
     thread = answers[5].json["thread"]
     assert (thread["lastSeq"], thread["messageCount"]) == (4, 2)
-    assert await db.fetchval("SELECT count(*) FROM messages WHERE text LIKE '%a secret%' AND thread_id = $1", cast.team) == 0
+    assert (
+        await db.fetchval(
+            "SELECT count(*) FROM messages WHERE text LIKE '%a secret%' AND thread_id = $1", cast.team
+        )
+        == 0
+    )
     assert (await api.say(cast.team, cast.ben, "next"))["seq"] == 5
 
 
 async def test_a_quote_is_the_message_as_it_now_is_and_its_first_200_characters(api: Api, cast: Cast) -> None:
     await api.say(cast.team, cast.ben, ASTRAL * 300)
     sent = await api.say(cast.team, cast.ada, "indeed", replyTo=1)
-    assert sent["replyTo"] == {"seq": 1, "author": {"id": cast.ben.id, "name": "ben", "kind": "user"}, "text": ASTRAL * 200}
+    assert sent["replyTo"] == {
+        "seq": 1,
+        "author": {"id": cast.ben.id, "name": "ben", "kind": "user"},
+        "text": ASTRAL * 200,
+    }
     ok(await api.patch(f"/api/threads/{cast.team}/messages/1", {"text": "shorter"}, as_=cast.ben))
     reply = ok(await api.get(f"/api/threads/{cast.team}/messages/2", as_=cast.ben))["message"]
     assert reply["replyTo"]["text"] == "shorter"
@@ -279,11 +299,24 @@ async def test_a_quote_is_the_message_as_it_now_is_and_its_first_200_characters(
 async def every_read(api: Api, thread_id: int, who: Person, last: int) -> list[Reply]:
     """Whatever somebody can ask of a thread that might show what was said in it."""
     url = f"/api/threads/{thread_id}"
-    questions = [f"{url}/messages", f"{url}/messages?order=desc", f"{url}/messages?limit=1", f"{url}/messages?limit=100"]
+    questions = [
+        f"{url}/messages",
+        f"{url}/messages?order=desc",
+        f"{url}/messages?limit=1",
+        f"{url}/messages?limit=100",
+    ]
     questions += [f"{url}/messages?at=2020-01-01T00:00:00Z", f"{url}/messages?at=2090-01-01T00:00:00Z"]
-    questions += [f"{url}/messages?around={seq}&limit={size}" for seq in range(1, last + 1) for size in (1, 3)]
+    questions += [
+        f"{url}/messages?around={seq}&limit={size}" for seq in range(1, last + 1) for size in (1, 3)
+    ]
     questions += [f"{url}/messages/{seq}" for seq in range(1, last + 1)]
-    questions += [url, "/api/threads", "/api/threads?unread=true", "/api/threads?search=secret", f"{url}/members"]
+    questions += [
+        url,
+        "/api/threads",
+        "/api/threads?unread=true",
+        "/api/threads?search=secret",
+        f"{url}/members",
+    ]
     return [await api.get(question, as_=who) for question in questions]
 
 
@@ -293,7 +326,9 @@ def seen(answers: list[Reply]) -> set[str]:
     return {f"secret {number}" for number in range(1, 10) if f"secret {number}" in everything}
 
 
-async def test_outsiders_and_former_members_see_nothing_of_a_group(api: Api, cast: Cast, people: Maker) -> None:
+async def test_outsiders_and_former_members_see_nothing_of_a_group(
+    api: Api, cast: Cast, people: Maker
+) -> None:
     former = await people("former")
     team = await api.thread(cast.ada, cast.ben, former, title="secret 9")
     await api.say(team, former, "secret 1", clientId="k")
@@ -309,15 +344,24 @@ async def test_outsiders_and_former_members_see_nothing_of_a_group(api: Api, cas
             ("PATCH", f"/members/{cast.ben.id}", {"role": "admin"}), ("DELETE", f"/members/{cast.ben.id}", None),
             ("DELETE", f"/members/{who.id}", None), ("GET", "/messages", None), ("GET", "/messages?around=1", None),
             ("POST", "/messages", {"text": "x", "clientId": "k"}), ("POST", "/messages", {"text": "x", "replyTo": 1}),
-            ("POST", "/messages", {"text": "x", "replyTo": 99}), ("GET", "/messages/1", None), ("GET", "/messages/99", None),
+            ("POST", "/messages", {"text": "x", "replyTo": 99}), ("GET", "/messages/1", None),
+            ("GET", "/messages/99", None),
             ("PATCH", "/messages/1", {"text": "mine"}), ("DELETE", "/messages/1", None), ("GET", "/stream", None),
             ("GET", "/messages?at=2020-01-01T00:00:00Z", None),
         ):  # fmt: skip
             there, nowhere = [
-                refused(await api.ask(method, f"/api/threads/{place}{path}", as_=who, **({"json": body} if body else {})), 404)
+                refused(
+                    await api.ask(
+                        method, f"/api/threads/{place}{path}", as_=who, **({"json": body} if body else {})
+                    ),
+                    404,
+                )
                 for place in (team, unknown)
             ]
-            assert there | {"requestId": 0} == nowhere | {"requestId": 0}, (method, path)  # one can't tell them apart
+            assert there | {"requestId": 0} == nowhere | {"requestId": 0}, (
+                method,
+                path,
+            )  # one can't tell them apart
     assert seen(await every_read(api, team, cast.ben, 2)) == {"secret 1", "secret 2", "secret 9"}
 
 
@@ -343,8 +387,13 @@ async def test_a_late_joiner_sees_what_was_said_since_and_who_comes_back_sees_al
     assert replies[3] == {"seq": 1}, "the quote of what was said before one came is its seq alone"
     assert replies[4]["text"] == "secret 3"
     assert ok(await api.get(f"/api/threads/{team}/messages/3", as_=late))["message"]["replyTo"] == {"seq": 1}
-    assert ok(await api.get(f"/api/threads/{team}/messages/3", as_=cast.ben))["message"]["replyTo"]["text"] == "secret 1"
-    refused(await api.post(f"/api/threads/{team}/messages", {"text": "x", "replyTo": 2}, as_=late), 422)  # no oracle
+    assert (
+        ok(await api.get(f"/api/threads/{team}/messages/3", as_=cast.ben))["message"]["replyTo"]["text"]
+        == "secret 1"
+    )
+    refused(
+        await api.post(f"/api/threads/{team}/messages", {"text": "x", "replyTo": 2}, as_=late), 422
+    )  # no oracle
 
     ok(await api.post(f"/api/threads/{team}/leave", as_=late), 204)
     await api.say(team, cast.ada, "secret 5", replyTo=4)
@@ -405,12 +454,16 @@ async def test_a_channel_can_be_found_by_all_and_read_by_its_members(api: Api, c
     refused(await api.patch(f"/api/threads/{channel}", {"title": "Mine"}, as_=cast.mallory), 404)
     assert ok(await api.get("/api/threads", as_=cast.mallory))["threads"] == []
     ok(await api.post(f"/api/threads/{channel}/join", as_=cast.mallory))
-    assert seen(await every_read(api, channel, cast.mallory, 1)) == {"secret 1"}  # a channel's history is for all
+    assert seen(await every_read(api, channel, cast.mallory, 1)) == {
+        "secret 1"
+    }  # a channel's history is for all
     ok(await api.post(f"/api/threads/{channel}/leave", as_=cast.mallory), 204)
     assert seen(await every_read(api, channel, cast.mallory, 1)) == set()
 
 
-async def test_a_server_role_gives_no_sight_of_private_threads(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
+async def test_a_server_role_gives_no_sight_of_private_threads(
+    api: Api, cast: Cast, db: asyncpg.Pool
+) -> None:
     await api.say(cast.team, cast.ada, "secret 1")
     for role in ("admin", "agent"):
         await db.execute("UPDATE users SET role = $2 WHERE id = $1", cast.mallory.id, role)

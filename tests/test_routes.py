@@ -29,7 +29,9 @@ def minted(user_id: int, secret: str = SECRET, algorithm: str = "HS256", **claim
     """A token with these claims; None leaves one out."""
     now = int(time.time())
     whole = {"sub": str(user_id), "sid": 1, "iat": now, "exp": now + 900} | claims
-    return jwt.encode({key: value for key, value in whole.items() if value is not None}, secret, algorithm=algorithm)
+    return jwt.encode(
+        {key: value for key, value in whole.items() if value is not None}, secret, algorithm=algorithm
+    )
 
 
 def forgeries(user_id: int) -> dict[str, str]:
@@ -120,7 +122,9 @@ async def test_head_answers_like_get_without_a_body(api: Api, cast: Cast, route:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-async def test_another_method_is_405_and_told_which_ones_there_are(api: Api, cast: Cast, route: Route) -> None:
+async def test_another_method_is_405_and_told_which_ones_there_are(
+    api: Api, cast: Cast, route: Route
+) -> None:
     taken = {other.method for other in ROUTES if other.path == route.path}
     expected = taken | ({"HEAD"} if "GET" in taken and route.access != "STREAM" else set())
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - taken:

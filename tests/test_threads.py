@@ -28,19 +28,27 @@ async def mine(api: Api, who: Person, query: str = "") -> list[str]:
 # ---- making
 
 
-async def test_a_new_thread_has_its_founder_as_admin_and_nothing_said(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
+async def test_a_new_thread_has_its_founder_as_admin_and_nothing_said(
+    api: Api, cast: Cast, db: asyncpg.Pool
+) -> None:
     body = {"title": "  Plans \U0001f5fa ", "memberIds": [cast.ben.id, cast.ben.id, cast.ada.id]}
     thread = ok(await api.post("/api/threads", body, as_=cast.ada), 201)["thread"]
     assert set(thread) == THREAD | {"members"}
     assert (thread["kind"], thread["title"], thread["history"]) == ("group", "Plans \U0001f5fa", "joined")
-    assert (thread["role"], thread["lastSeq"], thread["lastRev"]) == ("admin", 0, 2)  # joins are changes, not messages
+    assert (thread["role"], thread["lastSeq"], thread["lastRev"]) == (
+        "admin",
+        0,
+        2,
+    )  # joins are changes, not messages
     assert (thread["messageCount"], thread["unreadCount"], thread["lastReadSeq"]) == (0, 0, 0)
     assert thread["lastMessage"] is None and thread["lastMessageAt"] is None
     assert {(m["userId"], m["name"], m["role"]) for m in thread["members"]} == {
         (cast.ada.id, "ada", "admin"),
         (cast.ben.id, "ben", "member"),
     }
-    assert ok(await api.get(f"/api/threads/{thread['id']}", as_=cast.ben))["thread"] == thread | {"role": "member"}
+    assert ok(await api.get(f"/api/threads/{thread['id']}", as_=cast.ben))["thread"] == thread | {
+        "role": "member"
+    }
     assert await dense(db, thread["id"]) == 0
 
 
@@ -77,10 +85,14 @@ async def test_a_thread_that_makes_no_sense_is_not_made(
 
 async def test_a_title_has_2_to_255_characters(api: Api, cast: Cast) -> None:
     for title in ("ok", "\U0001f9f5" * 255, "<b>'; --"):
-        thread = ok(await api.post("/api/threads", {"title": title, "kind": "channel"}, as_=cast.ada), 201)["thread"]
+        thread = ok(await api.post("/api/threads", {"title": title, "kind": "channel"}, as_=cast.ada), 201)[
+            "thread"
+        ]
         assert (thread["title"], thread["history"]) == (title, "all")
         url = f"/api/threads/{thread['id']}"
-        assert ok(await api.patch(url, {"title": title[::-1]}, as_=cast.ada))["thread"]["title"] == title[::-1]
+        assert (
+            ok(await api.patch(url, {"title": title[::-1]}, as_=cast.ada))["thread"]["title"] == title[::-1]
+        )
         for bad in ("x", "x" * 256, " x ", "a\0b"):
             refused(await api.patch(url, {"title": bad}, as_=cast.ada), 422)
 
@@ -101,7 +113,9 @@ async def test_twenty_racing_creations_from_both_sides_make_one_direct_thread(
     thread = replies[0].json["thread"]
     assert (thread["kind"], thread["title"], thread["history"]) == ("direct", None, "joined")
     assert {member["userId"] for member in thread["members"]} == {cast.ada.id, cast.ben.id}
-    pairs = await db.fetchval("SELECT count(*) FROM direct_pairs WHERE $1 IN (low_user_id, high_user_id)", cast.ada.id)
+    pairs = await db.fetchval(
+        "SELECT count(*) FROM direct_pairs WHERE $1 IN (low_user_id, high_user_id)", cast.ada.id
+    )
     assert pairs == 1
     assert await dense(db, ids.pop()) == 0
 
@@ -110,9 +124,13 @@ async def test_a_direct_thread_is_with_exactly_one_other_and_stays_so(api: Api, 
     me = cast.ada
     for others in ([me.id], [], [cast.ben.id, cast.mallory.id]):
         refused(await api.post("/api/threads", {"kind": "direct", "memberIds": others}, as_=me), 422)
-    made = ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [cast.ben.id, me.id]}, as_=me), 201)["thread"]
+    made = ok(
+        await api.post("/api/threads", {"kind": "direct", "memberIds": [cast.ben.id, me.id]}, as_=me), 201
+    )["thread"]
     await api.say(made["id"], me, "just us")
-    again = ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [me.id]}, as_=cast.ben), 200)["thread"]
+    again = ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [me.id]}, as_=cast.ben), 200)[
+        "thread"
+    ]
     assert (again["id"], again["unreadCount"]) == (made["id"], 1)
     url = f"/api/threads/{made['id']}"
     for who in (me, cast.ben):
@@ -127,7 +145,9 @@ async def test_a_direct_thread_is_with_exactly_one_other_and_stays_so(api: Api, 
             refused(refusal, 409, "direct_thread")
     refused(await api.post(f"{url}/join", as_=cast.mallory), 404)
     refused(await api.get(url, as_=cast.mallory), 404)
-    other = ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [me.id]}, as_=cast.mallory), 201)["thread"]
+    other = ok(
+        await api.post("/api/threads", {"kind": "direct", "memberIds": [me.id]}, as_=cast.mallory), 201
+    )["thread"]
     assert other["id"] != made["id"]
 
 
@@ -158,7 +178,9 @@ async def test_search_matches_any_part_of_a_title_ignoring_case_and_takes_it_lit
     for title in ("Alpha 100% done", "beta_test", "GAMMA", "ÜBER uns", "a\\b"):
         await api.thread(ada, title=title)
     other = await people("other")
-    direct = ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [other.id]}, as_=ada), 201)["thread"]
+    direct = ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [other.id]}, as_=ada), 201)[
+        "thread"
+    ]
     for search, found in {
         "pha": ["Alpha 100% done"], "ALPHA": ["Alpha 100% done"], "%25": ["Alpha 100% done"], "_": ["beta_test"],
         "a_t": ["beta_test"], "a%25t": [], "b_ta": [], "gamma": ["GAMMA"], "%C3%BCber": ["ÜBER uns"], "\\": ["a\\b"],
@@ -171,7 +193,10 @@ async def test_search_matches_any_part_of_a_title_ignoring_case_and_takes_it_lit
 
 async def test_the_list_can_be_narrowed_by_kind_and_to_the_unread(api: Api, people: Maker) -> None:
     ada, ben = await people("ada"), await people("ben")
-    group, channel = await api.thread(ben, ada, title="Group"), await api.thread(ada, ben, kind="channel", title="Channel")
+    group, channel = (
+        await api.thread(ben, ada, title="Group"),
+        await api.thread(ada, ben, kind="channel", title="Channel"),
+    )
     ok(await api.post("/api/threads", {"kind": "direct", "memberIds": [ben.id]}, as_=ada), 201)
     assert await mine(api, ada, "&kind=group") == ["Group"]
     assert await mine(api, ada, "&kind=channel") == ["Channel"]
@@ -234,14 +259,21 @@ class Model:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["say", "say", "say", "delete", "edit", "move"]), st.integers(0, 2), st.integers(0, 30)),
+    st.tuples(
+        st.sampled_from(["say", "say", "say", "delete", "edit", "move"]),
+        st.integers(0, 2),
+        st.integers(0, 30),
+    ),
     max_size=20,
 )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(kind=st.sampled_from(["group", "channel"]), steps=STEPS)
-@example("group", [("say", 0, 0), ("say", 0, 0), ("delete", 0, 1), ("move", 1, 0), ("move", 1, 0), ("delete", 0, 0)])
+@example(
+    "group",
+    [("say", 0, 0), ("say", 0, 0), ("delete", 0, 1), ("move", 1, 0), ("move", 1, 0), ("delete", 0, 0)],
+)
 @example("channel", [("say", 0, 0), ("say", 1, 0), ("delete", 0, 0), ("say", 0, 0), ("delete", 0, 2)])
 async def test_counts_are_those_of_a_naive_recount(
     api: Api, people: Maker, db: asyncpg.Pool, kind: str, steps: list[tuple[str, int, int]]
@@ -272,8 +304,18 @@ async def test_counts_are_those_of_a_naive_recount(
         for person in crowd:
             if person.name in model.joined:
                 thread = ok(await api.get(url, as_=person))["thread"]
-                told = (thread["lastSeq"], thread["messageCount"], thread["unreadCount"], thread["lastReadSeq"])
-                naive = (len(model.living), sum(model.living.values()), model.unread(person.name), model.read[person.name])
+                told = (
+                    thread["lastSeq"],
+                    thread["messageCount"],
+                    thread["unreadCount"],
+                    thread["lastReadSeq"],
+                )
+                naive = (
+                    len(model.living),
+                    sum(model.living.values()),
+                    model.unread(person.name),
+                    model.read[person.name],
+                )
                 assert told == naive, (act, who.name, person.name)
     for person in crowd:
         unread = await mine(api, person, "&unread=true")
@@ -284,7 +326,9 @@ async def test_counts_are_those_of_a_naive_recount(
 # ---- renaming and deleting
 
 
-@pytest.mark.parametrize(("role", "renames", "deletes"), [("member", 0, 0), ("moderator", 1, 0), ("admin", 1, 1)])
+@pytest.mark.parametrize(
+    ("role", "renames", "deletes"), [("member", 0, 0), ("moderator", 1, 0), ("admin", 1, 1)]
+)
 async def test_admins_and_moderators_rename_and_admins_delete(
     api: Api, cast: Cast, db: asyncpg.Pool, role: str, renames: int, deletes: int
 ) -> None:
@@ -294,8 +338,14 @@ async def test_admins_and_moderators_rename_and_admins_delete(
     reply = await api.patch(url, {"title": "Renamed"}, as_=cast.ben)
     if renames:
         after = ok(reply)["thread"]
-        assert (after["title"], after["lastRev"], after["lastSeq"]) == ("Renamed", before["lastRev"] + 1, before["lastSeq"])
-        assert ok(await api.patch(url, {"title": "Renamed"}, as_=cast.ben))["thread"] == after  # the same again is no change
+        assert (after["title"], after["lastRev"], after["lastSeq"]) == (
+            "Renamed",
+            before["lastRev"] + 1,
+            before["lastSeq"],
+        )
+        assert (
+            ok(await api.patch(url, {"title": "Renamed"}, as_=cast.ben))["thread"] == after
+        )  # the same again is no change
     else:
         refused(reply, 403, "forbidden")
         assert ok(await api.get(url, as_=cast.ben))["thread"] == before
@@ -327,4 +377,8 @@ async def test_a_deleted_thread_is_gone_for_everybody(api: Api, cast: Cast, kind
             ("DELETE", f"/members/{cast.ben.id}", None), ("PATCH", f"/members/{cast.ben.id}", {"role": "admin"}),
             ("GET", "/stream", None),
         ):  # fmt: skip
-            refused(await api.ask(method, f"{url}{path}", as_=who, **({"json": body} if body else {})), 404, "not_found")
+            refused(
+                await api.ask(method, f"{url}{path}", as_=who, **({"json": body} if body else {})),
+                404,
+                "not_found",
+            )
