@@ -53,14 +53,16 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _settings() -> Settings:
-    return table.load(os.environ)
+def _settings(*, serves: bool = False) -> Settings:
+    return table.load(os.environ, serves=serves)
 
 
 def _serve(args: argparse.Namespace) -> int:
     from server.ops.supervisor import serve
 
-    return serve(_settings(), reload=getattr(args, "reload", False), notes=table.unknown(os.environ))
+    return serve(
+        _settings(serves=True), reload=getattr(args, "reload", False), notes=table.unknown(os.environ)
+    )
 
 
 def _migrate(args: argparse.Namespace) -> int:
@@ -93,7 +95,12 @@ def _show(args: argparse.Namespace) -> int:
             elif isinstance(value, bool):
                 value = "on" if value else "off"
             print(f"{row.name:<26} {value}")
-        for note in table.unknown(os.environ):
+        notes = table.unknown(os.environ)
+        try:
+            _settings(serves=True)
+        except SettingsError as error:
+            notes.append(str(error))
+        for note in notes:
             print(note, file=sys.stderr)
     return 0
 

@@ -57,7 +57,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.bus = Bus(settings.redis_url, heard=ctx.hub.heard, joined=ctx.hub.joined, doubt=ctx.hub.doubt)
         ctx.epoch = await _epoch(ctx.db)
         ctx.hub.start(ctx.bus, epoch=ctx.epoch)
-        ctx.bus.start()
+        ctx.bus.start(epoch=ctx.epoch)
 
     async def stop(app: Sanic[Any, Any]) -> None:
         """Twice does no harm: Sanic calls it again when a second signal comes."""

@@ -1,5 +1,6 @@
 """A real server on a real Postgres and Valkey, once for each xdist worker; people and threads anew for each test."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
@@ -19,6 +21,7 @@ from server.ops.migrate import migrate
 from tests.client import NUMBERS, Api, Person
 from tests.ops.process import Bobbin
 
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "main")  # each has databases of its own
 SECRET = "a secret for tests, long enough to be one"
 
 
@@ -26,41 +29,54 @@ SECRET = "a secret for tests, long enough to be one"
 class Backing:
     """The servers behind the server."""
 
-    postgres: Postgres
-    valkey: Valkey
+    database_url: str  # of a superuser, with any database
+    redis_url: str
 
     def url(self, database: str) -> str:
-        return self.postgres.url(database)
+        url = urlsplit(self.database_url)
+        return f"{url.scheme}://{url.netloc}/{quote(database)}?{url.query}"
+
+    async def drop(self, database: str) -> None:
+        """Remove what an earlier run may have left."""
+        conn = await asyncpg.connect(self.url("postgres"))
+        try:
+            await conn.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        finally:
+            await conn.close()
 
 
 @pytest.fixture(scope="session")
 def backing() -> Iterator[Backing]:
-    """A Postgres and a Valkey for the tests of this process; commits need not survive a power cut."""
+    """A Postgres and a Valkey for the tests of this process; commits need not survive a power cut.
+
+    BOBBIN_TEST_DATABASE_URL (a superuser's) and BOBBIN_TEST_REDIS_URL name others, for one run at a time.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bobbin-test-"))
     folder.chmod(0o711)
     postgres, valkey = Postgres(folder / "data", durable=False), Valkey(folder / "data")
-    try:
-        postgres.start()
-        valkey.start()
-        yield Backing(postgres, valkey)
-    finally:
-        valkey.stop()
-        postgres.stop()
-        remove(folder / "data")
-        shutil.rmtree(folder, ignore_errors=True)
+    database_url, redis_url = (os.environ.get(f"BOBBIN_TEST_{name}_URL") for name in ("DATABASE", "REDIS"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(remove, folder / "data")
+        if not database_url:
+            database_url = stack.enter_context(postgres).url()
+        if not redis_url:
+            redis_url = stack.enter_context(valkey).url()
+        yield Backing(database_url, redis_url)
 
 
 @pytest.fixture(scope="session")
 async def template(backing: Backing) -> str:
     """The name of a migrated, empty database to copy."""
-    await migrate(backing.url("template_bobbin"))
-    return "template_bobbin"
+    await backing.drop(name := f"template_bobbin_{PROCESS}")
+    await migrate(backing.url(name))
+    return name
 
 
 @pytest.fixture(scope="module")
 async def db_url(backing: Backing, template: str) -> AsyncIterator[str]:
     """A fresh, migrated database for the tests of one module."""
-    name = f"fresh_{next(NUMBERS)}"
+    await backing.drop(name := f"fresh_{PROCESS}_{next(NUMBERS)}")
     conn = await asyncpg.connect(backing.url("postgres"))
     try:
         await conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -71,13 +87,20 @@ async def db_url(backing: Backing, template: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def server(backing: Backing) -> Iterator[Bobbin]:
+async def served(backing: Backing) -> str:
+    """The URL of the server's own database, which the server makes."""
+    await backing.drop(name := f"bobbin_test_{PROCESS}")
+    return backing.url(name)
+
+
+@pytest.fixture(scope="session")
+def server(backing: Backing, served: str) -> Iterator[Bobbin]:
     """`python -m server serve` with two workers."""
     folder = Path(tempfile.mkdtemp(prefix="bobbin-test-"))
     bobbin = Bobbin(
         folder,
-        DATABASE_URL=backing.url("bobbin_test"),
-        REDIS_URL=backing.valkey.url(),
+        DATABASE_URL=served,
+        REDIS_URL=backing.redis_url,
         JWT_SECRET=SECRET,
         BOBBIN_RATE_LIMITS="off",
         BOBBIN_DB_POOL="6",
@@ -112,9 +135,9 @@ async def api(address: str) -> AsyncIterator[Api]:
 
 
 @pytest.fixture(scope="session")
-async def db(server: Bobbin, backing: Backing) -> AsyncIterator[asyncpg.Pool]:
+async def db(server: Bobbin, served: str) -> AsyncIterator[asyncpg.Pool]:
     """The server's own database, to look at and to arrange what no request can."""
-    pool = await open_pool(backing.url("bobbin_test"), size=4, statement_cache=100)
+    pool = await open_pool(served, size=4, statement_cache=100)
     yield pool
     await pool.close()
 

@@ -85,16 +85,34 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 def _url(*schemes: str) -> Callable[[str], str]:
     def read(text: str) -> str:
+        # never the value itself or a part of it: it holds a password
         try:
-            if text and urlsplit(text).scheme not in schemes:
+            url = urlsplit(text)
+            if text and url.scheme not in schemes:
                 raise ValueError
         except ValueError:
             wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-            # never the value itself: it holds a password
             raise ValueError(f"must be a URL that begins with {wanted}") from None
+        astray = url.netloc and "@" not in url.netloc and "@" in url.path + url.query
+        if astray or url.fragment or url.netloc.count("@") > 1:
+            raise ValueError("must have / ? # and @ in its password written as %2F %3F %23 and %40")
         return text
 
     return read
+
+
+def _redis_url(text: str) -> str:
+    if not _url("redis", "rediss", "unix")(text):
+        return text
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        pool = Redis.from_url(text).connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # which connects to nothing yet
+    except (RedisError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot be used: {error}") from error
+    return text
 
 
 def _host(text: str) -> str:
@@ -160,7 +178,7 @@ SETTINGS = (
         "",
         "",
         "Redis 6.2 or later, or Valkey, as redis://, rediss:// or unix://.",
-        _url("redis", "rediss", "unix"),
+        _redis_url,
         "an own Valkey",
     ),
     Setting(
@@ -250,10 +268,11 @@ SETTINGS = (
 )
 
 
-def load(environ: Mapping[str, str]) -> Settings:
+def load(environ: Mapping[str, str], *, serves: bool = True) -> Settings:
     """The settings of an environment; an empty value counts as absent. Reads and makes no file.
 
-    Raises SettingsError that lists every fault. `jwt_secret` is "" where the server may make one.
+    Raises SettingsError that lists every fault. `jwt_secret` is "" where the server may make one, and may be
+    for a command that doesn't serve.
     """
     values: dict[str, object] = {}
     faults = []
@@ -266,7 +285,8 @@ def load(environ: Mapping[str, str]) -> Settings:
                 values[row.attribute] = row.read(text)
         except ValueError as fault:
             faults.append(f"{row.name} {fault}.")
-    if values.get("database_url") and values.get("jwt_secret") == "" and not values.get("demo", False):
+    own = values.get("database_url") and not values.get("demo", False)
+    if serves and own and values.get("jwt_secret") == "":
         faults.append(
             "JWT_SECRET is missing: with a DATABASE_URL of your own set it to a secret of at least "
             f"{SECRET_MIN_BYTES} bytes, the same on every server; `openssl rand -base64 48` makes one."

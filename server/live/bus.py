@@ -2,7 +2,8 @@
 
 One connection listens, on one channel for each thread that this worker's readers follow; another
 publishes. Both are made without retries: a retried subscription loses messages without a word (FACTS 3),
-and here a word is all that is needed, for the log has everything.
+and here a word is all that is needed, for the log has everything. Channels name the life of the log, for
+several logs may share a Redis: its database numbers don't separate pub/sub.
 """
 
 import asyncio
@@ -17,13 +18,17 @@ from redis.exceptions import RedisError
 
 from server.base import log
 
-CHANNEL = "thread:"
-CONTROL = "bobbin"  # always subscribed: a pub/sub connection must have a channel before it can listen
+CONTROL = "bobbin:"  # always subscribed: a pub/sub connection must have a channel before it can listen
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
 RECONNECT_SECONDS = (0.05, 1.0)
 PENDING = 10_000  # doorbells not yet published; beyond it they are dropped, and found by the readers' poll
 AWAY = (RedisError, OSError, asyncio.TimeoutError)
+
+
+def channel_of(epoch: str, thread_id: int) -> str:
+    """Where the doorbell of a thread rings."""
+    return f"bobbin:{epoch}:{thread_id}"
 
 
 class Bus:
@@ -43,10 +48,12 @@ class Bus:
     ) -> None:
         self.up = False  # whether the listening connection stands
         self._url, self._heard, self._joined, self._doubt = url, heard, joined, doubt
-        self._channels: set[int] = set()
+        self._epoch = ""
+        self._threads: set[int] = set()
         self._outbox: deque[tuple[str, str]] = deque(maxlen=PENDING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing = False
+        self._unrung = ""  # why nothing could be published, if so
         self._publisher = self._client()
         self._pubsub: PubSub | None = None
 
@@ -60,8 +67,9 @@ class Bus:
             health_check_interval=0,
         )
 
-    def start(self) -> None:
+    def start(self, *, epoch: str) -> None:
         """Begin to listen, in the background, for as long as the worker lives."""
+        self._epoch = epoch
         self._spawn(self._listen())
 
     async def close(self) -> None:
@@ -101,7 +109,7 @@ class Bus:
         self._post(thread_id, f"{rev} {seq} {quoted or 0}\n{message}\n{bare or ''}")
 
     def _post(self, thread_id: int, payload: str) -> None:
-        self._outbox.append((f"{CHANNEL}{thread_id}", payload))
+        self._outbox.append((channel_of(self._epoch, thread_id), payload))
         if not self._flushing:
             self._flushing = True
             self._spawn(self._flush())
@@ -113,9 +121,13 @@ class Bus:
                 for _ in range(min(len(self._outbox), 200)):
                     pipe.publish(*self._outbox.popleft())
                 await pipe.execute()
+                self._unrung = ""
         except Exception as error:  # nothing here may stop the next doorbell
             self._outbox.clear()
-            log.event("bus.unrung", level="warning", reason=type(error).__name__)
+            reason = type(error).__name__  # not its text, which may be a message's
+            if reason != self._unrung:  # each message says it again
+                log.event("bus.unrung", level="warning", reason=reason)
+            self._unrung = reason
         finally:
             self._flushing = False
 
@@ -123,27 +135,26 @@ class Bus:
 
     async def follow(self, thread_id: int) -> None:
         """Listen for a thread from now on, also after a reconnect."""
-        self._channels.add(thread_id)
+        self._threads.add(thread_id)
         if self.up and self._pubsub is not None:
             with contextlib.suppress(*AWAY):  # the listener meets the same error and reconnects
-                await self._pubsub.subscribe(f"{CHANNEL}{thread_id}")
+                await self._pubsub.subscribe(channel_of(self._epoch, thread_id))
 
     async def unfollow(self, thread_id: int) -> None:
         """No longer."""
-        self._channels.discard(thread_id)
+        self._threads.discard(thread_id)
         if self.up and self._pubsub is not None:
             with contextlib.suppress(*AWAY):
-                await self._pubsub.unsubscribe(f"{CHANNEL}{thread_id}")
+                await self._pubsub.unsubscribe(channel_of(self._epoch, thread_id))
 
     async def _listen(self) -> None:
-        pause = RECONNECT_SECONDS[0]
+        pause, told = RECONNECT_SECONDS[0], ""
         while True:
             client = self._client()
             try:
                 async with client.pubsub() as pubsub:
-                    await pubsub.subscribe(
-                        CONTROL, *(f"{CHANNEL}{thread_id}" for thread_id in self._channels)
-                    )
+                    channels = [channel_of(self._epoch, thread_id) for thread_id in self._threads]
+                    await pubsub.subscribe(CONTROL, *channels)
                     self._pubsub, self.up = pubsub, True
                     pause = RECONNECT_SECONDS[0]
                     self._doubt("connected")  # whatever was rung before is not known here
@@ -157,6 +168,9 @@ class Bus:
             if was_up:
                 log.event("bus.lost", level="warning", reason=reason)
                 self._doubt("lost")
+            elif reason != told:  # each try says it again
+                log.event("bus.away", level="warning", reason=reason)
+            told = reason
             await asyncio.sleep(pause)
             pause = min(pause * 2, RECONNECT_SECONDS[1])
 
@@ -168,13 +182,13 @@ class Bus:
             now = time.monotonic()
             if message is not None:
                 heard_at = now
-                channel = message["channel"].decode() if message["channel"] is not None else ""
-                if not channel.startswith(CHANNEL):
+                _, _, thread_id = (message["channel"] or b"").rpartition(b":")
+                if not thread_id:
                     continue
                 if message["type"] == "message":
-                    self._heard(int(channel[len(CHANNEL) :]), message["data"])
+                    self._heard(int(thread_id), message["data"])
                 elif message["type"] == "subscribe":
-                    self._joined(int(channel[len(CHANNEL) :]))
+                    self._joined(int(thread_id))
             if now - heard_at > SILENCE_SECONDS:
                 raise TimeoutError("silence")
             if now - pinged_at > PING_SECONDS:

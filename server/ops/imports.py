@@ -27,6 +27,8 @@ from redis.asyncio import Redis
 from tqdm import tqdm
 
 from server.base.settings import Settings
+from server.live import changes
+from server.live.bus import channel_of
 from server.ops import bulk, irc
 from server.ops.embedded import EmbeddedError, Valkey, database
 from server.ops.migrate import MigrationError
@@ -186,7 +188,7 @@ async def _run(
             thread_id=args.thread,
             network=args.network,
             options=options,
-            committed=ringer(redis) if redis else None,
+            committed=await ringer(redis, url) if redis else None,
             faults=faults,
             bar=sys.stderr,
         )
@@ -205,12 +207,17 @@ def doorbell(settings: Settings) -> Redis | None:
     )
 
 
-def ringer(redis: Redis) -> Told:
+async def ringer(redis: Redis, database_url: str) -> Told:
     """Tells a live server's readers that a thread has grown. At best: without it they are a poll late."""
+    conn = await asyncpg.connect(database_url, statement_cache_size=0)
+    try:
+        epoch = await changes.epoch(conn)
+    finally:
+        await conn.close()
 
     async def ring(thread_id: int, last_rev: int) -> None:
         with suppress(RedisError, OSError):
-            await redis.publish(f"thread:{thread_id}", str(last_rev))
+            await redis.publish(channel_of(epoch, thread_id), str(last_rev))
 
     return ring
 

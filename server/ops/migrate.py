@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,7 @@ FINAL = (
     asyncpg.InvalidPasswordError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedObjectError,  # a parameter of the URL that neither asyncpg nor the server knows
 )
 
 
@@ -49,9 +51,8 @@ def _tell(sentence: str) -> None:
 def where(database_url: str) -> str:
     """The database of a URL for people to read: never its password."""
     url = urlsplit(database_url)
-    host = dict(parse_qsl(url.query)).get("host") or url.hostname or "localhost"
-    port = f":{url.port}" if url.port else ""
-    return f"{unquote(url.path.lstrip('/')) or 'the default database'} at {host}{port}"
+    host = dict(parse_qsl(url.query)).get("host") or url.netloc.rpartition("@")[2] or "localhost"
+    return f"{unquote(url.path.lstrip('/')) or 'the default database'} at {host}"
 
 
 async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Connection:
@@ -61,6 +62,7 @@ async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Conne
     """
     loop = asyncio.get_running_loop()
     end, told = loop.time() + wait_s, loop.time() - TELL_S + 1
+    _check_ca(database_url)
     while True:
         try:
             return await asyncpg.connect(database_url, timeout=10)
@@ -69,6 +71,11 @@ async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Conne
             await _create(database_url)
         except FINAL as error:
             raise MigrationError(f"The database {where(database_url)} refuses us: {error}.") from error
+        except ssl.SSLCertVerificationError as error:
+            raise MigrationError(
+                f"The certificate of {where(database_url)} is not accepted: {error.verify_message.rstrip('.')}. "
+                "sslrootcert in DATABASE_URL names the CA to trust."
+            ) from error
         except (asyncpg.InterfaceError, ValueError) as error:
             raise MigrationError(f"DATABASE_URL cannot be used: {error}.") from error
         except (OSError, TimeoutError, asyncpg.PostgresError) as error:
@@ -82,6 +89,15 @@ async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Conne
             told = loop.time()
             _tell(f"Waiting for the database {where(database_url)}: {reason}.")
         await asyncio.sleep(0.2)
+
+
+def _check_ca(database_url: str) -> None:
+    path = dict(parse_qsl(urlsplit(database_url).query)).get("sslrootcert")
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # which would look like a server that is away
+        reason = error.strerror or error
+        raise MigrationError(f"DATABASE_URL cannot be used: sslrootcert={path}: {reason}.") from error
 
 
 async def _create(database_url: str) -> None:
@@ -132,10 +148,26 @@ async def migrate(database_url: str, *, migrations: Path = MIGRATIONS, wait_s: f
             raise MigrationError(
                 f"The database {where(database_url)} is Postgres {version.major}; Bobbin needs 15 or later."
             )
-        async with _turn(conn, database_url):
-            await _dbmate(conn, database_url, migrations, "migrate")
+        versions = _versions(migrations)
+        if await _pending(conn, versions):
+            async with _turn(conn, database_url):
+                if await _pending(conn, versions):  # another server may have been faster
+                    await _dbmate(conn, database_url, migrations, "migrate")
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(f"The schema of {where(database_url)} cannot be read: {error}.") from error
     finally:
         await _close(conn)
+
+
+def _versions(migrations: Path) -> set[str]:
+    return {path.name.partition("_")[0] for path in migrations.glob("*.sql")}
+
+
+async def _pending(conn: asyncpg.Connection, versions: set[str]) -> bool:
+    """Whether there is anything to do: dbmate asks for CREATE on the schema even where there isn't."""
+    if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
+        return True
+    return not versions <= {row[0] for row in await conn.fetch("SELECT version FROM schema_migrations")}
 
 
 async def rollback(database_url: str, *, migrations: Path = MIGRATIONS) -> None:
@@ -162,8 +194,11 @@ def dbmate_url(database_url: str, application: str) -> str:
     local = pairs.get("host", "").startswith("/")
     pairs.setdefault("sslmode", "disable" if local else os.environ.get("PGSSLMODE", "prefer"))
     pairs["application_name"] = application
+    user, at, host = url.netloc.rpartition("@")
+    # Go refuses letters in a password that asyncpg takes, and prints the URL when it does
+    user = ":".join(quote(unquote(part), safe="") for part in user.split(":", 1))
     # urlunsplit would drop the // of an empty host
-    return f"postgres://{url.netloc}{url.path}?{urlencode(pairs, quote_via=quote)}"
+    return f"postgres://{user}{at}{host}{url.path}?{urlencode(pairs, quote_via=quote)}"
 
 
 async def _dbmate(conn: asyncpg.Connection, database_url: str, migrations: Path, command: str) -> str:

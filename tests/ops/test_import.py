@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from server.base.settings import load
+from server.live import changes
 from server.ops import bulk, imports
 from server.ops.imports import CannotImport, Report, import_files
 from server.ops.records import Options, Record
@@ -233,19 +234,20 @@ async def test_batches_leave_a_sound_log_and_tell_the_readers(
 async def test_each_batch_rings_the_doorbell_of_the_thread(
     conn: asyncpg.Connection, db_url: str, tmp_path: Path, backing: Backing
 ) -> None:
-    settings = load({"DATABASE_URL": db_url, "JWT_SECRET": "x" * 32, "REDIS_URL": backing.valkey.url()})
+    settings = load({"DATABASE_URL": db_url, "JWT_SECRET": "x" * 32, "REDIS_URL": backing.redis_url})
     redis = imports.doorbell(settings)
     assert redis is not None
     async with redis, redis.pubsub() as bell:
-        await bell.psubscribe("thread:*")
+        await bell.psubscribe("bobbin:*")
         path = long_log(tmp_path / "2020-05-01.txt", 250)
-        report = await bring(db_url, path, batch=100, committed=imports.ringer(redis))
+        report = await bring(db_url, path, batch=100, committed=await imports.ringer(redis, db_url))
         rung: list[tuple[bytes, bytes]] = []
         while len(rung) < 3:
             message = await asyncio.wait_for(bell.get_message(ignore_subscribe_messages=True, timeout=5), 10)
             if message is not None:
                 rung.append((message["channel"], message["data"]))
-    assert rung[-1] == (b"thread:%d" % report.thread_id, b"%d" % (250 + report.joined))
+    channel = f"bobbin:{await changes.epoch(conn)}:{report.thread_id}"
+    assert rung[-1] == (channel.encode(), b"%d" % (250 + report.joined))
 
 
 def test_without_a_running_server_there_is_no_doorbell(folder: Path) -> None:

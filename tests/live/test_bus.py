@@ -1,0 +1,63 @@
+"""The doorbell by itself, between two workers that share a Redis and perhaps a log."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.live.bus import Bus
+from tests.conftest import Backing
+
+
+@contextlib.asynccontextmanager
+async def bus(url: str, *, epoch: str) -> AsyncIterator[tuple[Bus, "asyncio.Queue[bytes]"]]:
+    """A bus that follows thread 7, and what it heard."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    joined = asyncio.Event()
+    made = Bus(
+        url,
+        heard=lambda _, payload: heard.put_nowait(payload),
+        joined=lambda _: joined.set(),
+        doubt=lambda _: None,
+    )
+    await made.follow(7)
+    made.start(epoch=epoch)
+    try:
+        async with asyncio.timeout(10):
+            await joined.wait()
+        yield made, heard
+    finally:
+        await made.close()
+
+
+async def test_a_doorbell_is_heard_in_its_own_log_only(backing: Backing) -> None:
+    async with (
+        bus(backing.redis_url, epoch="aaaa") as (ours, heard),
+        bus(backing.redis_url, epoch="aaaa") as (_, beside),
+        bus(backing.redis_url, epoch="bbbb") as (theirs, elsewhere),
+    ):
+        ours.ring(7, 1)
+        async with asyncio.timeout(10):
+            assert await heard.get() == await beside.get() == b"1"
+        theirs.ring(7, 2)
+        async with asyncio.timeout(10):
+            assert await elsewhere.get() == b"2"  # the first it heard
+        assert heard.empty()
+
+
+async def test_a_server_that_is_away_is_told_once_and_stops_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bell = Bus(
+        "redis://:hush@127.0.0.1:1", heard=lambda *_: None, joined=lambda _: None, doubt=lambda _: None
+    )
+    bell.start(epoch="aaaa")
+    for rev in range(3):
+        bell.ring(7, rev)
+        await asyncio.sleep(0.1)  # it tries again after 0.05 s
+    assert not await bell.answers()
+    await bell.close()
+    said = "".join(capfd.readouterr())
+    assert said.count("bus.away") == said.count("bus.unrung") == 1
+    assert "127.0.0.1:1" in said and "hush" not in said
