@@ -75,13 +75,15 @@ async def until(so: Callable[[], Awaitable[Any]], what: str) -> Any:
     return found
 
 
-async def waits_for_a_lock(db: asyncpg.Pool, block: str) -> int:
-    """Wait until a statement of the server, as "messages.send", is held up by a lock; its backend's pid."""
+async def waits_for_a_lock(db: asyncpg.Pool, block: str, *, count: int = 1) -> int:
+    """Wait until so many statements of the server, as "messages.send", are held up by locks; a backend's pid."""
     pid = await until(
         lambda: db.fetchval(
-            """SELECT pid FROM pg_stat_activity
-               WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1 || '%'""",
+            """SELECT min(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1 || '%'
+               HAVING count(*) >= $2""",
             f"/* {block} */",
+            count,
         ),
         f"{block} waits",
     )

@@ -146,7 +146,16 @@ async def test_of_twenty_racing_sends_with_one_client_id_exactly_one_makes_the_m
     async def race() -> list[Reply]:
         return await asyncio.gather(*(api.post(url, body, as_=cast.ada) for _ in range(20)))
 
-    first = await race()
+    async with db.acquire() as conn:
+        held = conn.transaction()
+        await held.start()
+        await conn.execute("SELECT FROM thread_heads WHERE thread_id = $1 FOR UPDATE", cast.team)
+        racing = asyncio.create_task(race())
+        await waits_for_a_lock(
+            db, "messages.send", count=4
+        )  # none of these can have seen another's client id
+        await held.rollback()
+    first = await racing
     assert sorted(reply.status for reply in first) == [200] * 19 + [201]
     assert {(reply.json["message"]["seq"], reply.json["message"]["text"]) for reply in first} == {
         (1, "just once")
