@@ -1,12 +1,16 @@
 """What holds of every refusal and of every log, whatever was asked."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 
-from tests.client import LIMIT_SECONDS, Reply
+from tests.client import LIMIT_SECONDS, Api, Reply
 
 
 def refused(reply: Reply, status: int, code: str | None = None) -> Any:
@@ -88,3 +92,36 @@ async def waits_for_a_lock(db: asyncpg.Pool, block: str, *, count: int = 1) -> i
         f"{block} waits",
     )
     return int(pid)
+
+
+async def raw(api: Api, sent: bytes) -> Reply:
+    """The answer to these bytes on a connection of their own; status 0 when it is closed without one."""
+
+    def talk() -> bytes:
+        address = urlsplit(api.base)
+        with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as conn:
+            with contextlib.suppress(ConnectionError):  # refused before all of it was read
+                conn.sendall(sent)
+            heard = b""
+            while b"\r\n\r\n" not in heard or b"100 Continue" in heard[:30]:
+                heard = heard.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if not (piece := conn.recv(65536)):
+                    break
+                heard += piece
+            head, _, body = heard.partition(b"\r\n\r\n")
+            wanted = next(
+                (int(x[15:]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")), 0
+            )
+            while len(body) < wanted and (piece := conn.recv(65536)):
+                body += piece
+        return head + b"\r\n\r\n" + body if heard else b""
+
+    answer = await asyncio.to_thread(talk)
+    if not answer:
+        return Reply(0, httpx.Headers(), b"")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = httpx.Headers(
+        [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    )
+    return Reply(int(first.split()[1]), headers, body)

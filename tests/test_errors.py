@@ -1,57 +1,19 @@
 """Errors have one shape everywhere, and tell nothing of the inside."""
 
-import asyncio
-import contextlib
-import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
-import httpx
 import orjson
 import pytest
 from sanic import exceptions as sanic_exceptions
 
 from server.base.errors import CONSTRAINTS, Invalid, NotFound, Problem, render, understood
-from tests.client import Api, Reply
+from tests.client import Api
 from tests.conftest import Cast
 from tests.ops.process import Bobbin
-from tests.rules import an_error, ok, refused
+from tests.rules import an_error, ok, raw, refused
 
 JSON = {"Content-Type": "application/json"}
-
-
-async def raw(api: Api, sent: bytes) -> Reply | None:
-    """The answer to these bytes on a connection of their own; None when it is closed without one."""
-
-    def talk() -> bytes:
-        address = urlsplit(api.base)
-        with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as conn:
-            with contextlib.suppress(ConnectionError):  # refused before all of it was read
-                conn.sendall(sent)
-            heard = b""
-            while b"\r\n\r\n" not in heard or b"100 Continue" in heard[:30]:
-                heard = heard.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
-                if not (piece := conn.recv(65536)):
-                    break
-                heard += piece
-            head, _, body = heard.partition(b"\r\n\r\n")
-            wanted = next(
-                (int(x[15:]) for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")), 0
-            )
-            while len(body) < wanted and (piece := conn.recv(65536)):
-                body += piece
-        return head + b"\r\n\r\n" + body if heard else b""
-
-    answer = await asyncio.to_thread(talk)
-    if not answer:
-        return None
-    head, _, body = answer.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    headers = httpx.Headers(
-        [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-    )
-    return Reply(int(first.split()[1]), headers, body)
 
 
 # ---- over HTTP
@@ -90,8 +52,6 @@ async def test_an_unknown_address_is_a_404_for_everybody(api: Api, cast: Cast, p
         (b"{}", {"Content-Type": "application/json5"}, 415, "unsupported_type"),
         (b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_type"),
         (b"{}", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "unsupported_type"),
-        (b"x" * (2**20 + 1), JSON, 413, "too_large"),
-        (b"x" * 2**21, {"Content-Type": "text/plain"}, 413, "too_large"),
         (b"x" * 2**20, JSON, 400, "not_json"),
     ],
 )
@@ -101,13 +61,14 @@ async def test_what_is_no_json_object_is_refused(
     refused(await api.ask("POST", "/api/auth/login", content=content, headers=headers), status, code)
 
 
-async def test_a_body_in_pieces_is_limited_as_a_whole_one(api: Api) -> None:
-    piece = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
-    start = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    small, large = await raw(api, start + piece + b"2\r\n{}\r\n0\r\n\r\n"), await raw(api, start + piece * 40)
-    assert small is not None and large is not None
-    refused(small, 422)
-    refused(large, 413, "too_large")
+async def test_a_body_is_limited_also_when_it_comes_in_pieces(api: Api) -> None:
+    """What is too much is announced and not sent: Sanic closes on it, and so may take the answer along."""
+    start = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\n"
+    for length in (2**20 + 1, 2**31, 10**20):
+        refused(await raw(api, b"%bContent-Length: %d\r\n\r\n" % (start, length)), 413, "too_large")
+    chunks = start + b"Transfer-Encoding: chunked\r\n\r\n" + 32 * (b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+    refused(await raw(api, chunks + b"1\r\n"), 413, "too_large")
+    refused(await raw(api, chunks + b"0\r\n\r\n"), 400, "not_json")  # as much as is allowed, all of it blank
 
 
 @pytest.mark.parametrize(
@@ -144,7 +105,6 @@ async def test_a_body_in_pieces_is_limited_as_a_whole_one(api: Api) -> None:
 )
 async def test_what_is_hardly_http_gets_an_error_of_the_same_shape(api: Api, sent: bytes) -> None:
     reply = await raw(api, sent)
-    assert reply is not None
     an_error(reply)
     assert (await api.get("/livez")).status == 200
 
@@ -156,7 +116,7 @@ async def test_an_address_that_can_not_be_read_is_not_written_down(api: Api, ser
         "http://x:port/?token=s3cret-token",
     ):
         reply = await raw(api, f"GET {address} HTTP/1.1\r\n\r\n".encode())
-        assert reply is None or an_error(reply)
+        assert reply.status == 0 or an_error(reply)  # Sanic closes without a word
     server.wait_for("Bad URL")
     assert "s3cret-token" not in server.said()
 
