@@ -55,6 +55,7 @@ class Wire:
         self._reader, self._writer = reader, writer
         self._waiting: list[Frame] = []
         self._rest = b""
+        self._size: int | None = None  # of the chunk being read
         self.status = 0
         self.headers: dict[str, str] = {}
         self.raw = bytearray()  # all that came, without HTTP's chunks
@@ -76,10 +77,15 @@ class Wire:
     async def chunk(self) -> bytes:
         """The next piece of the body; nothing at its end, orderly or not."""
         try:
-            size = int((await self._reader.readline()).strip() or b"0", 16)
-            return (await self._reader.readexactly(size + 2))[:-2] if size else b""
+            if self._size is None:  # else a wait for the rest of it was given up
+                self._size = int((await self._reader.readline()).strip() or b"0", 16)
+            if not self._size:
+                return b""
+            piece = (await self._reader.readexactly(self._size + 2))[:-2]
         except (OSError, asyncio.IncompleteReadError):
             return b""
+        self._size = None
+        return piece
 
     async def next(self, *, limit: float = LIMIT_SECONDS) -> Frame | None:
         async with asyncio.timeout(limit):
