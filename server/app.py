@@ -26,6 +26,7 @@ REQUESTS_END_SECONDS = 8.0
 # How long a client may not read what is written to it, before it is cut off (it loses nothing: it comes
 # back with its cursor). Every answer is much faster than that: a query is given half a minute at most.
 STALLED_SECONDS = 120
+DRAINED_BYTES = 32 * 1024 * 1024  # of a body that is too large: read and dropped, so that the 413 arrives
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
@@ -91,6 +92,11 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         response.headers["X-Request-Id"] = request_id
         if response.status == 405 and request is not None:
             response.headers["Allow"] = allowed(request.path)
+        if response.status == 413 and request is not None and request.stream is not None:
+            # Sanic reads the rest of a body up to this size before it closes. Closed earlier, the
+            # client would see its connection reset while it is still sending, and not the answer.
+            http = request.stream
+            http.request_max_size = http.protocol.request_max_size = DRAINED_BYTES
         method = request.method if request is not None else None
         log.event("request", request_id=request_id, method=method, route=None, status=response.status)
         return response

@@ -1,6 +1,7 @@
 """Messages: the log of a thread. SQL: db/queries/messages.sql."""
 
 import hashlib
+from collections.abc import Awaitable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -251,14 +252,8 @@ async def patch_message(request: Request, thread_id: int, seq: int) -> HTTPRespo
     """
     text = read(request, NewText).text
     ctx = request.app.ctx
-
-    async def work() -> asyncpg.Record | None:
-        row = await edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=text)
-        if row is not None and row["rev"] is not None:
-            ctx.bus.ring(thread_id, row["rev"])
-        return row
-
-    row = await ctx.tasks.finish(work())
+    work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=text)
+    row = await ctx.tasks.finish(_change(ctx, thread_id, work))
     if row is None:
         raise NotFound()
     if not row["own"]:
@@ -274,16 +269,18 @@ async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResp
     204, also when it is deleted already; 403, 404.
     """
     ctx = request.app.ctx
-
-    async def work() -> asyncpg.Record | None:
-        row = await remove(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
-        if row is not None and row["rev"] is not None:
-            ctx.bus.ring(thread_id, row["rev"])
-        return row
-
-    row = await ctx.tasks.finish(work())
+    work = remove(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
+    row = await ctx.tasks.finish(_change(ctx, thread_id, work))
     if row is None:
         raise NotFound()
     if not row["allowed"]:
         raise Forbidden()
     return empty()
+
+
+async def _change(ctx: Any, thread_id: int, work: Awaitable[asyncpg.Record | None]) -> asyncpg.Record | None:
+    """Commit, then ring, if anything has changed."""
+    row = await work
+    if row is not None and row["rev"] is not None:
+        ctx.bus.ring(thread_id, row["rev"])
+    return row

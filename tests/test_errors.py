@@ -68,6 +68,13 @@ async def test_a_body_is_limited_also_when_it_comes_in_pieces(api: Api) -> None:
         refused(await raw(api, b"%bContent-Length: %d\r\n\r\n" % (start, length)), 413, "too_large")
     chunks = start + b"Transfer-Encoding: chunked\r\n\r\n" + 32 * (b"8000\r\n" + b" " * 0x8000 + b"\r\n")
     refused(await raw(api, chunks + b"1\r\n"), 413, "too_large")
+
+
+async def test_who_sends_all_of_a_body_that_is_too_large_still_gets_the_answer(api: Api) -> None:
+    reply = await api.post(
+        "/api/auth/login", content=b" " * 8_000_000, headers={"content-type": "application/json"}
+    )
+    refused(reply, 413, "too_large")
     refused(await raw(api, chunks + b"0\r\n\r\n"), 400, "not_json")  # as much as is allowed, all of it blank
 
 
