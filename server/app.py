@@ -26,7 +26,7 @@ REQUESTS_END_SECONDS = 8.0
 # How long a client may not read what is written to it, before it is cut off (it loses nothing: it comes
 # back with its cursor). Every answer is much faster than that: a query is given half a minute at most.
 STALLED_SECONDS = 120
-DRAINED_BYTES = 32 * 1024 * 1024  # of a body that is too large: read and dropped, so that the 413 arrives
+DRAINED_BYTES, DRAINING_SECONDS = 32 * 1024 * 1024, 5.0  # at most, of a body that is too large
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
@@ -92,16 +92,24 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         response.headers["X-Request-Id"] = request_id
         if response.status == 405 and request is not None:
             response.headers["Allow"] = allowed(request.path)
-        if response.status == 413 and request is not None and request.stream is not None:
-            # Sanic reads the rest of a body up to this size before it closes. Closed earlier, the
-            # client would see its connection reset while it is still sending, and not the answer.
-            http = request.stream
-            http.request_max_size = http.protocol.request_max_size = DRAINED_BYTES
+        if response.status == 413 and request is not None and "expect" not in request.headers:
+            _drain(request)
         method = request.method if request is not None else None
         log.event("request", request_id=request_id, method=method, route=None, status=response.status)
         return response
 
     return app
+
+
+def _drain(request: Request) -> None:
+    """Have Sanic read the rest of a body that is too large, within bounds, before it closes.
+
+    Closed at once, the client would see its connection reset while it is still sending, and no answer.
+    """
+    http: Any = request.stream
+    if http is not None:
+        http.request_max_size = http.protocol.request_max_size = DRAINED_BYTES
+        asyncio.get_running_loop().call_later(DRAINING_SECONDS, http.protocol.close)
 
 
 async def _epoch(db: Any) -> str:
