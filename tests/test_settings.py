@@ -104,6 +104,37 @@ def test_a_secret_is_required_with_a_database_of_ones_own_and_says_what_to_do() 
     assert "openssl rand" in told
     assert load({"DATABASE_URL": "postgres://h/d", "JWT_SECRET": SECRET}).jwt_secret == SECRET
     assert load({"DATABASE_URL": "postgres://h/d", "BOBBIN_DEMO": "on"}).jwt_secret == ""
+    assert load({"DATABASE_URL": "postgres://h/d"}, serves=False).jwt_secret == ""
+
+
+@pytest.mark.parametrize("password", ["hu/sh", "hu?sh", "hu#sh", "hu@sh", "1/hush", "1?hush"])
+def test_a_password_that_takes_a_url_apart_is_told_without_it(password: str) -> None:
+    told = faults(
+        DATABASE_URL=f"postgres://u:{password}@h/d", REDIS_URL=f"redis://:{password}@h", JWT_SECRET=SECRET
+    )
+    assert [line.split()[0] for line in told] == ["DATABASE_URL", "REDIS_URL"]
+    assert all("%2F" in line for line in told)
+    assert "sh@" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://u:p%40@h:6380/2?ssl_ca_certs=/ca.crt",
+        "unix://u:p@/run/r@1.sock?db=3",
+        "redis://[::1]:1",
+        "unix:///a%23b",
+    ],
+)
+def test_what_a_redis_url_may_be(url: str) -> None:
+    assert load({"REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize("url", ["redis://:hush@h?frob=1", "redis://:hush@h:port", "redis://:hush@h?db=x"])
+def test_what_a_redis_url_may_not_be_is_told_before_the_start(url: str) -> None:
+    (told,) = faults(REDIS_URL=url)
+    assert told.startswith("REDIS_URL cannot be used: ")
+    assert "hush" not in told
 
 
 def test_a_weak_secret_is_refused() -> None:

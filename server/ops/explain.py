@@ -197,7 +197,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _print(url: str, found: list[Block]) -> int:
-    conn = await asyncpg.connect(url)
+    conn = await asyncpg.connect(url, statement_cache_size=0)  # which PgBouncer needs
     try:
         for block in found:
             print(f"-- {block.name} ({block.where})", *await lines(conn, block), "", sep="\n")

@@ -65,7 +65,8 @@ async def connect(database_url: str, *, wait_s: float = WAIT_S) -> asyncpg.Conne
     _check_ca(database_url)
     while True:
         try:
-            return await asyncpg.connect(database_url, timeout=10)
+            # No cache of statements: none is what PgBouncer needs.
+            return await asyncpg.connect(database_url, timeout=10, statement_cache_size=0)
         except asyncpg.InvalidCatalogNameError as error:
             reason = str(error)
             await _create(database_url)
@@ -121,19 +122,22 @@ async def _create(database_url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _turn(conn: asyncpg.Connection, database_url: str) -> AsyncIterator[None]:
-    """Hold the right to migrate."""
+    """Hold the right to migrate: for a transaction, since PgBouncer gives each to another session."""
     loop = asyncio.get_running_loop()
     told = loop.time() - TELL_S + 1
-    while not await conn.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
-        if loop.time() > told + TELL_S:
-            told = loop.time()
-            _tell(f"Waiting: another server is migrating {where(database_url)}.")
-        await asyncio.sleep(0.1)
+    transaction = conn.transaction()
+    await transaction.start()
     try:
+        await conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        while (await _column(conn, "SELECT pg_try_advisory_xact_lock($1)", LOCK)) != [True]:
+            if loop.time() > told + TELL_S:
+                told = loop.time()
+                _tell(f"Waiting: another server is migrating {where(database_url)}.")
+            await asyncio.sleep(0.1)
         yield
     finally:
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            await conn.execute("SELECT pg_advisory_unlock($1)", LOCK)
+            await transaction.rollback()
 
 
 async def migrate(database_url: str, *, migrations: Path = MIGRATIONS, wait_s: float = WAIT_S) -> None:
@@ -165,9 +169,17 @@ def _versions(migrations: Path) -> set[str]:
 
 async def _pending(conn: asyncpg.Connection, versions: set[str]) -> bool:
     """Whether there is anything to do: dbmate asks for CREATE on the schema even where there isn't."""
-    if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
+    if await _column(conn, "SELECT to_regclass('schema_migrations')") == [None]:
         return True
-    return not versions <= {row[0] for row in await conn.fetch("SELECT version FROM schema_migrations")}
+    return not versions <= set(await _column(conn, "SELECT version FROM schema_migrations"))
+
+
+async def _column(conn: asyncpg.Connection, sql: str, *args: object) -> list[object]:
+    rows = await conn.fetch(sql, *args)
+    # Inside of a transaction its portal keeps a snapshot until another takes its place, and for a snapshot
+    # CREATE INDEX CONCURRENTLY waits.
+    await conn.execute("SELECT")
+    return [row[0] for row in rows]
 
 
 async def rollback(database_url: str, *, migrations: Path = MIGRATIONS) -> None:

@@ -68,6 +68,17 @@ def test_a_missing_secret_stops_the_start(folder: Path) -> None:
     assert done.stderr.startswith("JWT_SECRET is missing")
 
 
+def test_a_command_that_does_not_serve_wants_no_secret(folder: Path) -> None:
+    refused = {"DATABASE_URL": "postgres://u:hush@127.0.0.1:1/d?sslmode=verify-full&sslrootcert=/none"}
+    for words in (("migrate",), ("seed",), ("import", "irc", __file__, "--channel", "x"), ("explain",)):
+        done = run(folder / "data", *words, **refused)
+        assert done.returncode != 0
+        assert done.stderr == "DATABASE_URL cannot be used: sslrootcert=/none: No such file or directory.\n"
+    for words in (("routes",), ("settings",)):
+        assert run(folder / "data", *words, **refused).returncode == 0
+    assert "JWT_SECRET is missing" in run(folder / "data", "settings", **refused).stderr
+
+
 def test_migrate_starts_the_embedded_database_for_its_time(folder: Path) -> None:
     number = len(list(MIGRATIONS.glob("*.sql")))
     for _ in range(2):

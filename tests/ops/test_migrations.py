@@ -74,6 +74,24 @@ async def test_several_servers_migrate_at_once(url: str) -> None:
     assert await applied(url) == NUMBER
 
 
+async def test_a_role_that_may_not_create_finds_nothing_to_do(postgres: Postgres, url: str) -> None:
+    await migrate(url)
+    conn = await connect(url)
+    await conn.execute("CREATE ROLE limited LOGIN; GRANT SELECT ON schema_migrations TO limited")
+    limited = url.replace("postgres@", "limited@")
+    try:
+        await migrate(limited)
+        await conn.execute("DELETE FROM schema_migrations")
+        with pytest.raises(MigrationError, match=r"(?s)dbmate says:.*permission denied for schema public"):
+            await migrate(limited)
+        await conn.execute("REVOKE ALL ON schema_migrations FROM limited")
+        with pytest.raises(MigrationError, match="cannot be read: permission denied"):
+            await migrate(limited)
+    finally:
+        await conn.execute("DROP OWNED BY limited; DROP ROLE limited")
+        await conn.close()
+
+
 async def test_an_index_built_concurrently_does_not_deadlock_with_the_waiting(
     url: str, tmp_path: Path
 ) -> None:
@@ -128,6 +146,14 @@ async def test_a_database_that_is_away_is_waited_for_and_then_told_without_its_p
 async def test_a_url_that_makes_no_sense_is_told_at_once() -> None:
     with pytest.raises(MigrationError, match="DATABASE_URL cannot be used"):
         await connect("postgres://user@host/db?sslmode=perhaps")
+    with pytest.raises(MigrationError, match="sslrootcert=/none: No such file"):
+        await connect("postgres://user@host/db?sslmode=verify-full&sslrootcert=/none")
+
+
+async def test_a_parameter_that_nobody_knows_is_told_at_once(url: str) -> None:
+    await migrate(url)
+    with pytest.raises(MigrationError, match='refuses us: unrecognized configuration parameter "frob"'):
+        await connect(f"{url}&frob=1")
 
 
 async def test_who_is_refused_is_told_at_once(postgres: Postgres, url: str) -> None:
@@ -153,6 +179,7 @@ async def test_a_locale_that_breaks_search_is_warned_about(postgres: Postgres, u
     ("given", "made"),
     [
         ("postgresql://u:p%40@h:5433/d", "postgres://u:p%40@h:5433/d?sslmode=prefer&application_name=me"),
+        ("postgres://u:^|@h/d", "postgres://u:%5E%7C@h/d?sslmode=prefer&application_name=me"),
         ("postgres://u@h/d?sslmode=require", "postgres://u@h/d?sslmode=require&application_name=me"),
         (
             "postgres://postgres@/d?host=/a%20b",
@@ -170,6 +197,7 @@ def test_dbmate_gets_the_ssl_mode_that_asyncpg_would_take(
 def test_a_database_is_named_without_its_password() -> None:
     assert where("postgres://user:hush@host:1/db") == "db at host:1"
     assert where("postgres://user@/db?host=/run/pg") == "db at /run/pg"
+    assert where("postgres://user:hush@one:1,two:2/db") == "db at one:1,two:2"
 
 
 async def test_a_database_is_made_once_by_many(url: str) -> None:
