@@ -303,6 +303,7 @@ async def test_what_nobody_rang_for_is_told_by_the_poll(cast: Cast, address: str
 
 
 async def test_without_redis_it_starts_says_so_and_serves(backing: Backing, template: str) -> None:
+    await backing.drop("bobbin_without_redis")
     folder = Path(tempfile.mkdtemp(prefix="bobbin-test-"))
     bobbin = Bobbin(
         folder,
