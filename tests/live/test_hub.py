@@ -436,7 +436,7 @@ async def test_readers_that_stand_still_hold_no_events(desk: Desk, patient: None
     await so(lambda: all(not reader.line._can_write.is_set() for reader in behind + ahead), "all stand still")
     quick = await desk.reader(desk.ada)
     for number in range(2 * RING_EVENTS):
-        await desk.say(f"more {number}")
+        await desk.say(f"more {number} {'x' * 2000}")
         desk.ring()
         await asyncio.sleep(0)
     await desk.settled(quick)
