@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         try:
             async with asyncio.timeout(2):
                 await ctx.db.close()
-        except TimeoutError:
+        except AWAY:  # it takes too long; or the database is gone already, as when the supervisor was killed
             ctx.db.terminate()
 
     app.before_server_start(start)
