@@ -22,7 +22,7 @@ CONTROL = "bobbin:"  # always subscribed: a pub/sub connection must have a chann
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
 RECONNECT_SECONDS = (0.05, 1.0)
-PENDING = 10_000  # doorbells not yet published; beyond it they are dropped, and found by the readers' poll
+PENDING_BYTES = 8 * 1024 * 1024  # of doorbells not yet published; more are dropped, and found by the readers' poll
 AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 
@@ -50,7 +50,8 @@ class Bus:
         self._url, self._heard, self._joined, self._doubt = url, heard, joined, doubt
         self._epoch = ""
         self._threads: set[int] = set()
-        self._outbox: deque[tuple[str, str]] = deque(maxlen=PENDING)
+        self._outbox: deque[tuple[str, str]] = deque()
+        self._pending_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing = False
         self._unrung = ""  # why nothing could be published, if so
@@ -109,7 +110,10 @@ class Bus:
         self._post(thread_id, f"{rev} {seq} {quoted or 0}\n{message}\n{bare or ''}")
 
     def _post(self, thread_id: int, payload: str) -> None:
+        if self._pending_bytes > PENDING_BYTES:
+            return
         self._outbox.append((channel_of(self._epoch, thread_id), payload))
+        self._pending_bytes += len(payload)
         if not self._flushing:
             self._flushing = True
             self._spawn(self._flush())
@@ -119,11 +123,14 @@ class Bus:
             while self._outbox:
                 pipe = self._publisher.pipeline(transaction=False)
                 for _ in range(min(len(self._outbox), 200)):
-                    pipe.publish(*self._outbox.popleft())
+                    channel, payload = self._outbox.popleft()
+                    self._pending_bytes -= len(payload)
+                    pipe.publish(channel, payload)
                 await pipe.execute()
                 self._unrung = ""
         except Exception as error:  # nothing here may stop the next doorbell
             self._outbox.clear()
+            self._pending_bytes = 0
             reason = type(error).__name__  # not its text, which may be a message's
             if reason != self._unrung:  # each message says it again
                 log.event("bus.unrung", level="warning", reason=reason)
