@@ -22,7 +22,8 @@ CONTROL = "bobbin:"  # always subscribed: a pub/sub connection must have a chann
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
 RECONNECT_SECONDS = (0.05, 1.0)
-PENDING_BYTES = 8 * 1024 * 1024  # of doorbells not yet published; more are dropped, and found by the readers' poll
+# Of doorbells not yet published; more are dropped, and found by the readers' poll.
+PENDING_BYTES = 8 * 1024 * 1024
 AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 
