@@ -1,5 +1,6 @@
 """The pool, and the binding of Python signatures to the named blocks of db/queries/*.sql."""
 
+import asyncio
 import inspect
 import re
 from collections.abc import Callable, Coroutine
@@ -86,6 +87,15 @@ def all_blocks() -> list[Block]:
     return [block for path in sorted(QUERIES.glob("*.sql")) for block in blocks(path.stem).values()]
 
 
+_giving_back: set[asyncio.Future[None]] = set()
+
+
+def _given_back(done: "asyncio.Future[None]") -> None:
+    _giving_back.discard(done)
+    if not done.cancelled():
+        done.exception()  # the connection was lost: the pool makes another
+
+
 def query(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Give `async def page(db, *, ...)` of server/messages.py the block `page` of messages.sql.
 
@@ -106,7 +116,10 @@ def query(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any,
         try:
             return await getattr(conn, method)(text, *values)
         finally:
-            await db.release(conn)
+            # Not awaited: what was asked is there, and giving back takes some turns of the loop.
+            giving_back = asyncio.ensure_future(db.release(conn))
+            _giving_back.add(giving_back)
+            giving_back.add_done_callback(_given_back)
 
     run.__name__, run.__qualname__, run.__module__ = fn.__name__, fn.__qualname__, fn.__module__
     run.__doc__ = f"{fn.__doc__ or ''} ({block.where})"
