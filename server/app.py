@@ -21,6 +21,7 @@ from server.live.hub import Hub
 from server.routes import add_routes, allowed, answer_to
 from server.users import Passwords
 
+DATABASE_SECONDS = 0.5  # between two looks for a database that is away when a worker begins
 STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
 TASKS_END_SECONDS = 4.0
 REQUESTS_END_SECONDS = 8.0
@@ -57,19 +58,20 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         )
         ctx.hub = Hub(ctx.db, encode=sse.encode)
         ctx.bus = Bus(settings.redis_url, heard=ctx.hub.heard, joined=ctx.hub.joined, doubt=ctx.hub.doubt)
-        ctx.epoch = await _epoch(ctx.db)
-        ctx.hub.start(ctx.bus, epoch=ctx.epoch)
+        ctx.epoch = ""
+        ctx.following = asyncio.ensure_future(_follow(app))
+        await asyncio.wait({ctx.following}, timeout=DATABASE_SECONDS)  # mostly it is there at once
         # What is loaded by now stays: looking through it again would stop the worker for some 10 ms.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        ctx.bus.start(epoch=ctx.epoch)
 
     async def stop(app: Sanic[Any, Any]) -> None:
         """Twice does no harm: Sanic calls it again when a second signal comes."""
         ctx = app.ctx
         if ctx.hub.closing:
             return
+        ctx.following.cancel()
         await ctx.hub.close(STREAMS_END_SECONDS)
         await ctx.tasks.drain(TASKS_END_SECONDS)
 
@@ -117,11 +119,14 @@ def _drain(request: Request) -> None:
         asyncio.get_running_loop().call_later(DRAINING_SECONDS, http.protocol.close)
 
 
-async def _epoch(db: Any) -> str:
-    """The life of the log; waits for a database that is away, for a minute."""
-    for _ in range(60):
+async def _follow(app: Sanic[Any, Any]) -> None:
+    """Begin to follow the log, as soon as the database is there: until then requests get 503."""
+    ctx = app.ctx
+    while not ctx.epoch:
         try:
-            return await changes.epoch(db)
-        except AWAY:
-            await asyncio.sleep(1)
-    return await changes.epoch(db)
+            ctx.epoch = await changes.epoch(ctx.db)
+        except AWAY as error:
+            log.event("database.away", level="warning", reason=type(error).__name__)
+            await asyncio.sleep(DATABASE_SECONDS)
+    ctx.hub.start(ctx.bus, epoch=ctx.epoch)
+    ctx.bus.start(epoch=ctx.epoch)

@@ -10,7 +10,7 @@ from server.base.db import Db, query
 from server.base.errors import AWAY
 from server.base.http import json_bytes
 
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 1.0  # the patience of most who probe
 
 
 @query
@@ -31,7 +31,7 @@ async def readyz(request: Request) -> HTTPResponse:
     ctx = request.app.ctx
     database, redis = await asyncio.gather(_database(ctx.db), ctx.bus.answers())
     app = "draining" if ctx.hub.closing else "ok"
-    up = database and app == "ok"
+    up = database and app == "ok" and bool(ctx.epoch)
     body = {
         "status": "unavailable" if not up else "ok" if redis else "degraded",
         "app": app,
@@ -42,8 +42,13 @@ async def readyz(request: Request) -> HTTPResponse:
 
 
 async def _database(db: Db) -> bool:
+    # Not cancelled when it takes too long: with a database that hangs, cancelling takes longer still.
+    asked = asyncio.ensure_future(answers(db))
+    done, _ = await asyncio.wait({asked}, timeout=PROBE_SECONDS)
+    if not done:
+        asked.add_done_callback(lambda late: late.cancelled() or late.exception())
+        return False
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            return await answers(db) == 1
+        return asked.result() == 1
     except AWAY:
         return False

@@ -254,7 +254,7 @@ async def patch_message(request: Request, thread_id: int, seq: int) -> HTTPRespo
     ctx = request.app.ctx
     work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=text)
     row = await ctx.tasks.finish(_change(ctx, thread_id, work))
-    if row is None:
+    if row is None or row["gone"]:
         raise NotFound()
     if not row["own"]:
         raise Forbidden()
@@ -271,7 +271,7 @@ async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResp
     ctx = request.app.ctx
     work = remove(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
     row = await ctx.tasks.finish(_change(ctx, thread_id, work))
-    if row is None:
+    if row is None or row["gone"]:
         raise NotFound()
     if not row["allowed"]:
         raise Forbidden()

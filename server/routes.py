@@ -12,7 +12,7 @@ from sanic.response import HTTPResponse
 from server import health, members, messages, threads, users
 from server.base import log
 from server.base.access import Access, sign_in
-from server.base.errors import BadRequest, render, understood
+from server.base.errors import BadRequest, Unavailable, render, understood
 from server.live import sse
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
@@ -106,9 +106,11 @@ def _endpoint(route: Route) -> Handler:
         ctx.user_id = None
         status = 499  # what the log says when the client has gone
         try:
-            if "upgrade" in request.headers:
+            if request.headers.get("upgrade", "").lower() == "websocket":
                 # Let in, it would switch Sanic's timeouts off.
                 raise BadRequest("There is no WebSocket at this address.")
+            if route.access != "OPEN" and not request.app.ctx.epoch:
+                raise Unavailable()  # a worker that began while the database was away
             if route.access != "OPEN":
                 ctx.user_id = sign_in(request, route.access, request.app.ctx.tokens).user_id
             response = await route.handler(request, **place)
@@ -128,6 +130,7 @@ def _endpoint(route: Route) -> Handler:
             )
         if response is not None and isinstance(response, HTTPResponse):
             response.headers["X-Request-Id"] = ctx.request_id
+            response.headers["Cache-Control"] = "no-store"  # it is somebody's, or of this moment
         return response
 
     return run

@@ -115,8 +115,10 @@ async def arrange(db: asyncpg.Pool, people: Maker, *, channel: bool, steps: Sequ
                SELECT $1, n, n, $3, nullif(n - 1, 0), 'text ' || n, timestamptz '2026-01-01' + n * interval '1 second'
                FROM generate_series(1::bigint, $2) n
            )
-           INSERT INTO memberships (thread_id, user_id, joined_seq, joined_rev, left_seq, left_rev, read_seq)
-           SELECT $1, $4, s.joined_seq, s.joined_rev, s.left_seq, s.left_rev, s.joined_seq
+           INSERT INTO memberships (thread_id, user_id, joined_seq, joined_rev, left_seq, left_rev, left_at,
+                                    read_seq)
+           SELECT $1, $4, s.joined_seq, s.joined_rev, s.left_seq, s.left_rev,
+               CASE WHEN s.left_rev IS NOT NULL THEN now() END, s.joined_seq
            FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
                AS s (joined_seq, joined_rev, left_seq, left_rev)""",
         thread_id, last, author.id, reader.id,

@@ -130,7 +130,10 @@ async def test_an_address_that_can_not_be_read_is_not_written_down(api: Api, ser
 # ---- request ids
 
 
-@pytest.mark.parametrize("given", ["a", "A-b_9", "8f14e45f-ceea-4672-9d3a-1c2b3d4e5f60", "x" * 64])
+@pytest.mark.parametrize(
+    "given",
+    ["a", "A-b_9", "8f14e45f-ceea-4672-9d3a-1c2b3d4e5f60", "x" * 128, "Root=1-6789-abc", "a.b:c/d+e@f"],
+)
 async def test_a_sane_request_id_is_the_callers_own(api: Api, cast: Cast, given: str) -> None:
     headers = {"X-Request-Id": given}
     for reply in (
@@ -143,7 +146,7 @@ async def test_a_sane_request_id_is_the_callers_own(api: Api, cast: Cast, given:
     assert refusal.json["requestId"] == given
 
 
-@pytest.mark.parametrize("given", ["x" * 65, "a b", "<script>", "a\x7f", "é", "a,b", '"', "-\t-"])
+@pytest.mark.parametrize("given", ["x" * 129, "a b", "<script>", "a\x7f", "é", "a,b", '"', "-\t-"])
 async def test_another_request_id_is_replaced_by_one_of_ours(api: Api, given: str) -> None:
     headers = {"X-Request-Id": given.encode()}
     answers = [
@@ -184,6 +187,7 @@ class Broken(asyncpg.UniqueViolationError):  # type: ignore[misc]  # asyncpg has
         (asyncpg.UndefinedTableError("secret"), 500, "internal_error"),
         (ZeroDivisionError("secret"), 500, "internal_error"),
         (asyncpg.DeadlockDetectedError("secret"), 503, "unavailable"),
+        (asyncpg.SerializationError("secret"), 503, "unavailable"),
         (asyncpg.CannotConnectNowError("secret"), 503, "unavailable"),
         (ConnectionRefusedError("secret"), 503, "unavailable"),
         (TimeoutError("secret"), 503, "unavailable"),

@@ -67,7 +67,9 @@ CREATE TABLE thread_heads (
     message_count    bigint NOT NULL DEFAULT 0,  -- without the deleted ones
     last_deleted_seq bigint NOT NULL DEFAULT 0,  -- highest seq ever deleted: unread counts look no further
     last_message_at  timestamptz,
-    deleted_at       timestamptz
+    deleted_at       timestamptz,
+    CONSTRAINT thread_heads_counts CHECK (message_count BETWEEN 0 AND last_seq
+        AND last_deleted_seq BETWEEN 0 AND last_seq AND log_floor BETWEEN 0 AND last_rev)
 ) WITH (fillfactor = 50);
 
 -- One row per span of membership. A span sees the messages after joined_seq up to left_seq.
@@ -84,22 +86,29 @@ CREATE TABLE memberships (
                   CONSTRAINT memberships_role CHECK (role IN ('admin', 'moderator', 'member')),
     read_seq      bigint NOT NULL,            -- moves with each own message: no index may hold it
     CONSTRAINT memberships_pkey PRIMARY KEY (thread_id, user_id, joined_rev),
-    CONSTRAINT memberships_span CHECK (left_rev > joined_rev AND left_seq >= joined_seq)
+    CONSTRAINT memberships_span CHECK (
+        num_nulls(left_rev, left_seq, left_at) IN (0, 3)
+        AND (left_rev IS NULL OR (left_rev > joined_rev AND left_seq >= joined_seq)))
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX memberships_open ON memberships (thread_id, user_id)
     WHERE left_rev IS NULL;                   -- every door: threads.*, messages.*, members.*
 CREATE INDEX memberships_mine ON memberships (user_id, thread_id)
     WHERE left_rev IS NULL;                   -- threads.mine
+CREATE INDEX memberships_admins ON memberships (thread_id)
+    WHERE left_rev IS NULL AND role = 'admin';  -- members.succession
 
 -- The one direct thread of two people; the key decides races.
 CREATE TABLE direct_pairs (
     low_user_id  bigint NOT NULL CONSTRAINT direct_pairs_low_fkey REFERENCES users,
     high_user_id bigint NOT NULL CONSTRAINT direct_pairs_high_fkey REFERENCES users,
-    leads_to     bigint NOT NULL,             -- the thread; no foreign key: from a reference table to a distributed one there is none
+    leads_to     bigint NOT NULL CONSTRAINT direct_pairs_leads_to_key UNIQUE,  -- the thread; no foreign key: from a reference table to a distributed one there is none
     CONSTRAINT direct_pairs_pkey PRIMARY KEY (low_user_id, high_user_id),
     CONSTRAINT direct_pairs_order CHECK (low_user_id < high_user_id)
 );
 
+-- Messages, changes and client_ids have no foreign keys: each would lock and probe a row at every send.
+-- All their writers hold the head of the thread, which has one, and a membership, which has them for the
+-- thread and the user; neither threads nor users are ever deleted.
 CREATE TABLE messages (
     thread_id  bigint NOT NULL,
     seq        bigint NOT NULL,
@@ -113,8 +122,10 @@ CREATE TABLE messages (
     edited_at  timestamptz,
     deleted_at timestamptz,
     CONSTRAINT messages_pkey PRIMARY KEY (thread_id, seq),
+    CONSTRAINT messages_place CHECK (seq > 0 AND rev > 0 AND reply_to < seq),
     CONSTRAINT messages_deleted_text CHECK (deleted_at IS NULL OR text = '')
-);
+-- Room for edits on the page; vacuum comes early, so that the index of deleted ones answers by itself.
+) WITH (fillfactor = 90, autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX messages_deleted ON messages (thread_id, seq)
     WHERE deleted_at IS NOT NULL;             -- threads.mine, threads.get: unread less the deleted ones
 
@@ -129,7 +140,9 @@ CREATE TABLE changes (
     user_id   bigint,                         -- whose membership, for member
     act       text CONSTRAINT changes_act CHECK (act IN ('joined', 'left', 'removed', 'role')),
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),  -- the horizon of the merged feed
-    CONSTRAINT changes_pkey PRIMARY KEY (thread_id, rev)
+    CONSTRAINT changes_pkey PRIMARY KEY (thread_id, rev),
+    CONSTRAINT changes_subject CHECK ((kind IN ('message', 'message_updated')) = (seq IS NOT NULL)
+        AND (kind = 'member') = (user_id IS NOT NULL AND act IS NOT NULL))
 );
 
 -- Which client ids an author has used in a thread: decides for ever that a retry is a retry.
@@ -138,7 +151,8 @@ CREATE TABLE client_ids (
     author_id bigint NOT NULL,
     client_id text NOT NULL,
     seq       bigint NOT NULL,
-    body_hash bytea NOT NULL,                 -- SHA-256 of text, replyTo and fileIds as first sent
+    body_hash bytea NOT NULL                  -- of text, replyTo and fileIds as first sent
+              CONSTRAINT client_ids_hash CHECK (octet_length(body_hash) = 32),
     CONSTRAINT client_ids_pkey PRIMARY KEY (thread_id, author_id, client_id)
 );
 
@@ -154,7 +168,7 @@ CREATE TABLE imports (
 -- What clients see. Text and not json: building the text directly costs half (db/README.md), and
 -- nothing between here and the socket parses it. All are inlined into the calling query.
 
--- RFC 3339 in UTC with Z and microseconds, with its quotes.
+-- RFC 3339 in UTC with Z, to the microsecond (without trailing zeros), with its quotes.
 CREATE FUNCTION time_json(t timestamptz) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
 
@@ -188,7 +202,7 @@ $$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.
 
 -- Who may come in: the open memberships of living threads, with what every answer needs to know.
 -- Each read of a private row goes through this view, or locks the same membership row (writes).
-CREATE VIEW doors AS
+CREATE VIEW doors WITH (security_invoker) AS
 SELECT m.user_id, m.thread_id, m.role, m.joined_rev, m.joined_seq, m.read_seq,
        t.kind, t.history, t.title, t.created_at,
        h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at
@@ -198,17 +212,20 @@ JOIN thread_heads h ON h.thread_id = m.thread_id
 WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
 
 -- What one sees behind the door: the stretches (low, high] of seq; only stretches that hold a message.
-CREATE VIEW sights AS
+CREATE VIEW sights WITH (security_invoker) AS
 SELECT d.user_id, d.thread_id, stretch.low, stretch.high
 FROM doors d
-JOIN memberships s ON s.thread_id = d.thread_id AND s.user_id = d.user_id
--- With history all, the one open span stands for the whole thread.
-CROSS JOIN LATERAL (SELECT CASE d.history WHEN 'all' THEN 0 ELSE s.joined_seq END AS low,
-    coalesce(s.left_seq, d.last_seq) AS high) stretch
-WHERE (d.history = 'joined' OR s.left_rev IS NULL) AND stretch.low < stretch.high;
+CROSS JOIN LATERAL (
+    SELECT 0::bigint AS low, d.last_seq AS high
+    WHERE d.history = 'all'
+    UNION ALL
+    SELECT s.joined_seq, coalesce(s.left_seq, d.last_seq)
+    FROM memberships s
+    WHERE d.history = 'joined' AND s.thread_id = d.thread_id AND s.user_id = d.user_id) stretch
+WHERE stretch.low < stretch.high;
 
 -- The threads of a person as they see them: one row per door, its JSON made only when selected.
-CREATE VIEW my_threads AS
+CREATE VIEW my_threads WITH (security_invoker) AS
 SELECT d.user_id, d.thread_id,
     '{"id":' || d.thread_id || ',"kind":"' || d.kind || '","history":"' || d.history || '"'
     || ',"title":' || coalesce(to_json(d.title)::text, 'null')

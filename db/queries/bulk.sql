@@ -1,7 +1,6 @@
 -- bulk.sql: many rows at once, for imports and the demo town.
 -- Writes users, threads, thread_heads, memberships, messages (by COPY), changes, imports.
--- One transaction per batch, the head's row lock first. A send takes its author's membership before
--- the head; authors of imports can't send, so the two never wait for each other.
+-- One transaction per batch; it locks as a send does: memberships in the order of user_id, then the head.
 
 -- name: lock_head :one
 -- Where the thread's log ends. No row when it is deleted or was never there.
@@ -39,14 +38,17 @@ FROM unnest(:external_ids::text[], :names::text[]) AS new (external_id, name)
 ON CONFLICT (external_id) DO UPDATE SET name = users.name
 RETURNING id, external_id;
 
--- name: open_members :many
--- Which of these people are in the thread now.
+-- name: hold_open_members :many
+-- Which of these people are in the thread now; they stay until the batch has committed.
 -- params: thread_id, user_ids
 -- cli:    bobbin import
 -- plan:   memberships_open/memberships_mine; at most the people of one batch
+-- locks:  their membership rows, in the order of user_id, before the head
 SELECT user_id
 FROM memberships
-WHERE thread_id = :thread_id AND user_id = ANY(:user_ids::bigint[]) AND left_rev IS NULL;
+WHERE thread_id = :thread_id AND user_id = ANY(:user_ids::bigint[]) AND left_rev IS NULL
+ORDER BY user_id
+FOR NO KEY UPDATE;
 
 -- name: log_messages :exec
 -- The changes of the messages that were just copied in.
@@ -74,11 +76,12 @@ FROM unnest(:user_ids::bigint[], :revs::bigint[]) AS joined (user_id, rev);
 -- params: thread_id, user_ids, seqs
 -- cli:    bobbin import
 -- plan:   memberships_open/memberships_mine; at most the people of one batch
--- locks:  their membership rows, under the head's lock
+-- locks:  their membership rows (already held)
 UPDATE memberships m
 SET read_seq = own.seq
 FROM unnest(:user_ids::bigint[], :seqs::bigint[]) AS own (user_id, seq)
-WHERE m.thread_id = :thread_id AND m.user_id = own.user_id AND m.left_rev IS NULL AND m.read_seq < own.seq;
+WHERE m.thread_id = :thread_id AND m.user_id = own.user_id AND m.user_id = ANY(:user_ids::bigint[])
+    AND m.left_rev IS NULL AND m.read_seq < own.seq;
 
 -- name: advance_head :exec
 -- params: thread_id, last_seq, last_rev, added, last_at

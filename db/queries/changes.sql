@@ -21,13 +21,14 @@ SELECT d.history, d.last_seq, d.last_rev, d.log_floor,
 FROM doors d
 JOIN memberships s ON s.thread_id = d.thread_id AND s.user_id = d.user_id
 WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+    AND (d.history = 'joined' OR s.left_rev IS NULL)  -- with history all, the open one is all one needs
 GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor;
 
 -- name: since :many
 -- The changes after a rev, in order, each with its content as it now is in its shared form. bare is
 -- that of a reply whose quote is a seq alone; from_rev and until_rev the spans of the person a member
--- change is about; as_of the rev that the content may be as new as. A thread that is deleted can still
--- be read up to the deletion.
+-- change is about, where history is joined (an admin lets them in each time, so they are few); as_of
+-- the rev that the content may be as new as. A thread that is deleted can be read up to the deletion.
 -- params: thread_id, after_rev (exclusive), size
 -- live:   hub: a resume, a lost doorbell, a slow reader (hot after a restart)
 -- plan:   changes_pkey, thread_heads_pkey, messages_pkey, users_pkey; at most size changes, no Seq Scan on changes or messages
@@ -48,17 +49,17 @@ SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
             || '","title":' || coalesce(to_json(t.title)::text, 'null') || '}'
     END AS data,
     CASE WHEN m.reply_to IS NOT NULL THEN message_json(m, a, NULL, NULL, '') END AS bare,
-    CASE WHEN c.kind = 'member' THEN (
+    CASE WHEN c.kind = 'member' AND t.history = 'joined' THEN (
         SELECT array_agg(s.joined_rev ORDER BY s.joined_rev) FROM memberships s
         WHERE s.thread_id = c.thread_id AND s.user_id = c.user_id) END AS from_rev,
-    CASE WHEN c.kind = 'member' THEN (
+    CASE WHEN c.kind = 'member' AND t.history = 'joined' THEN (
         SELECT array_agg(s.left_rev ORDER BY s.joined_rev) FROM memberships s
         WHERE s.thread_id = c.thread_id AND s.user_id = c.user_id) END AS until_rev
 FROM (
     SELECT * FROM changes WHERE thread_id = :thread_id AND rev > :after_rev ORDER BY rev LIMIT :size
 ) c
-JOIN threads t ON t.id = c.thread_id
-JOIN thread_heads h ON h.thread_id = c.thread_id
+JOIN threads t ON t.id = :thread_id
+JOIN thread_heads h ON h.thread_id = :thread_id
 LEFT JOIN messages m ON m.thread_id = :thread_id AND m.seq = c.seq
 LEFT JOIN users a ON a.id = coalesce(m.author_id, c.user_id)
 LEFT JOIN messages q ON q.thread_id = :thread_id AND q.seq = m.reply_to

@@ -33,9 +33,10 @@ WITH people AS (
         1 + (s.thread_id * 17 + s.i * 7 % 20) % 5000 AS author_id
     FROM said s
 ), member AS (
-    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, joined_at, left_rev, left_seq, role, read_seq)
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, joined_at, left_rev, left_seq, left_at,
+        role, read_seq)
     SELECT k.id, 1 + (k.id * 17 + n) % 5000, n + 1, 0, '2026-01-01', CASE WHEN n % 9 = 8 THEN 60 END,
-        CASE WHEN n % 9 = 8 THEN 10 END, CASE WHEN n = 0 THEN 'admin' ELSE 'member' END, 0
+        CASE WHEN n % 9 = 8 THEN 10 END, CASE WHEN n % 9 = 8 THEN timestamptz '2026-01-20' END, CASE WHEN n = 0 THEN 'admin' ELSE 'member' END, 0
     FROM kinds k, generate_series(0, CASE WHEN k.kind = 'direct' THEN 1 ELSE 19 END) n
 ), back AS (
     -- Some of those who left came back: a second span.
@@ -58,7 +59,7 @@ WITH people AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT thread_id, seq + 100, 'message', seq FROM message
 ), once AS (
     INSERT INTO client_ids (thread_id, author_id, client_id, seq, body_hash)
-    SELECT thread_id, author_id, 'client ' || i, seq, '\x00' FROM message
+    SELECT thread_id, author_id, 'client ' || i, seq, sha256('sample') FROM message
 ), source AS (
     INSERT INTO imports (thread_id, source, records, digest)
     SELECT k.id, n || '.txt', 100, '\x00' FROM kinds k, generate_series(1, 5) n

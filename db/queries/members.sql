@@ -69,7 +69,7 @@ FOR NO KEY UPDATE OF h;
 -- route:  POST /api/threads/<thread_id:id>/leave
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
--- plan:   memberships_open
+-- plan:   memberships_open/memberships_admins; one row each
 SELECT EXISTS (
         SELECT FROM memberships m
         WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL) AS others,

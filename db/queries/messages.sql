@@ -146,8 +146,9 @@ SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev,
 FROM door, items;
 
 -- name: seq_at :value
--- The first message at or after a moment, by halving: createdAt never decreases with seq, so no
--- index on it is needed. One more than the last seq when all are earlier. No row when not a member.
+-- The first message at or after a moment that the reader may see, by halving: createdAt never decreases
+-- with seq, so no index on it is needed. A seq beyond what they may see when all of that is earlier: when
+-- the messages in between were written is not told. No row when not a member.
 -- params: user_id, thread_id, moment (timestamptz)
 -- route:  GET /api/threads/<thread_id:id>/messages
 -- plan:   memberships_open/memberships_mine, messages_pkey; as many single rows as the length has binary digits
@@ -162,7 +163,12 @@ WITH RECURSIVE halves AS (
     JOIN messages m ON m.thread_id = :thread_id AND m.seq = (h.low + h.high) / 2
     WHERE h.low < h.high
 )
-SELECT low FROM halves WHERE low = high;
+SELECT coalesce(
+    (SELECT min(greatest(h.low, s.low + 1))
+     FROM sights s
+     WHERE s.user_id = :user_id AND s.thread_id = :thread_id AND s.high >= h.low), h.low)
+FROM halves h
+WHERE h.low = h.high;
 
 -- name: get :json
 -- One message. No row when there is none that the reader may see.
@@ -192,7 +198,8 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
 -- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey; one row each
--- locks:  the sender's membership, the quoted message (shared), then the head of the thread
+-- locks:  the sender's membership, the quoted message (shared: a steady stream of replies can hold up its
+--         deletion), then the head of the thread
 WITH door AS (
     -- Locked: two sends of one person queue here, and a removal that wins the race is seen.
     SELECT m.thread_id, m.user_id, m.joined_rev
@@ -276,8 +283,9 @@ LEFT JOIN users qa ON qa.id = q.author_id
 WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 
 -- name: edit :one
--- Another text for one's own message; the same text changes nothing (rev null). own and deleted tell
--- why else nothing has changed. No row when there is none that the caller may see.
+-- Another text for one's own message; the same text changes nothing (rev null). own, deleted and gone
+-- (the thread was deleted while this waited) tell why else nothing has changed. No row when there is
+-- none that the caller may see.
 -- params: user_id, thread_id, seq, text
 -- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
 -- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
@@ -313,6 +321,7 @@ WITH door AS (
     SELECT t.* FROM target t WHERE NOT EXISTS (SELECT FROM head)
 )
 SELECT head.last_rev AS rev, e.author_id = :user_id AS own, e.deleted_at IS NOT NULL AS deleted,
+    head.last_rev IS NULL AND e.author_id = :user_id AND e.deleted_at IS NULL AND e.text <> :text AS gone,
     message_json(e, a, q, qa, ',"status":"sent"') AS message
 FROM entry e
 JOIN users a ON a.id = e.author_id
@@ -325,7 +334,8 @@ LEFT JOIN users qa ON qa.id = q.author_id;
 
 -- name: remove :one
 -- Takes the text of a message away; its place stays. rev is null when nothing has changed: deleted
--- already, or not allowed (allowed false). No row when there is none that the caller may see.
+-- already, not allowed (allowed false), or gone (the thread was deleted while this waited). No row when
+-- there is none that the caller may see.
 -- params: user_id, thread_id, seq
 -- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
 -- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
@@ -356,4 +366,6 @@ WITH door AS (
 ), change AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT :thread_id, last_rev, 'message_updated', :seq FROM head
 )
-SELECT head.last_rev AS rev, t.allowed FROM target t LEFT JOIN head ON true;
+SELECT head.last_rev AS rev, t.allowed, t.allowed AND t.deleted_at IS NULL AND head.last_rev IS NULL AS gone
+FROM target t
+LEFT JOIN head ON true;

@@ -7,7 +7,8 @@
 -- params: user_id, search (part of the title, or null), kind (or null), unread (true: only those with unread),
 --         before_at (timestamptz), before_id (where the last page ended, exclusive), size (1 to 100)
 -- route:  GET /api/threads (hot: each start of a client)
--- plan:   memberships_mine; in proportion to one's own threads, never to messages
+-- plan:   memberships_mine; in proportion to one's own threads; of messages only the deleted ones after one's
+--         read cursor, by messages_deleted
 WITH page AS (
     SELECT d.thread_id, coalesce(d.last_message_at, d.created_at) AS active_at
     FROM doors d
@@ -36,7 +37,8 @@ JOIN my_threads v ON v.thread_id = k.thread_id AND v.user_id = :user_id;
 -- One thread as a member sees it. No row when not a member.
 -- params: user_id, thread_id
 -- route:  GET /api/threads/<thread_id:id>
--- plan:   memberships_open/memberships_mine, threads_pkey, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, threads_pkey, thread_heads_pkey; one row each, and the deleted
+--         messages after one's read cursor, by messages_deleted
 SELECT v.thread FROM my_threads v WHERE v.user_id = :user_id AND v.thread_id = :thread_id;
 
 -- name: channel :json
@@ -61,7 +63,7 @@ WHERE t.id = :thread_id AND t.kind = 'channel' AND h.deleted_at IS NULL;
 -- params: user_id, kind (group or channel), title, member_ids (bigint[], distinct, without user_id)
 -- route:  POST /api/threads
 -- plan:   users_pkey; at most 1,001 people
--- locks:  none but the new rows
+-- locks:  the new rows, and by foreign keys the people's rows (key share)
 WITH people AS (
     -- The founder first: rev 1 is their own join.
     SELECT u.id, row_number() OVER (ORDER BY u.id <> :user_id, u.id) AS rev

@@ -6,7 +6,7 @@
 -- params: email, username, name, password_hash, refresh_hash (bytea, SHA-256), days (of the refresh token)
 -- route:  POST /api/auth/register
 -- plan:   two inserts
--- locks:  none but the new rows
+-- locks:  the new rows
 WITH person AS (
     INSERT INTO users (email, username, name, password_hash)
     VALUES (:email, :username, :name, :password_hash)

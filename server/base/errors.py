@@ -92,7 +92,7 @@ CONSTRAINTS: dict[str, tuple[str, str]] = {
     "memberships_open": ("already_member", "This person is in the thread already."),
 }
 
-# The database cannot be reached, is starting or stopping, or has no connection free.
+# The database cannot be reached, is starting or stopping, has no connection free, or asks to try again.
 AWAY = (
     OSError,
     TimeoutError,
@@ -103,6 +103,7 @@ AWAY = (
     asyncpg.OperatorInterventionError,  # starting, stopping, crashed, statement timeout
     asyncpg.InsufficientResourcesError,  # too many connections, disk full
     asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,  # the database's default isolation is stricter than read committed
     asyncpg.ReadOnlySQLTransactionError,
 )
 

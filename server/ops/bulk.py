@@ -12,6 +12,8 @@ from server.ops.records import Record
 
 BATCH = 10_000  # messages of one transaction: about 0.15 s, so the horizon of the merged feed keeps moving
 
+TRIES = 3  # of one batch, when somebody is let into the thread just while it begins
+
 Rows: TypeAlias = list[asyncpg.Record]
 Message: TypeAlias = tuple[int, int, int, int, int | None, str | None, str, datetime]
 MESSAGE = ("thread_id", "seq", "rev", "author_id", "reply_to", "form", "text", "created_at")
@@ -26,7 +28,7 @@ async def known_people(db: Db, *, external_ids: list[str]) -> Rows: ...
 @query
 async def make_people(db: Db, *, external_ids: list[str], names: list[str]) -> Rows: ...
 @query
-async def open_members(db: Db, *, thread_id: int, user_ids: list[int]) -> Rows: ...
+async def hold_open_members(db: Db, *, thread_id: int, user_ids: list[int]) -> Rows: ...
 @query
 async def log_messages(db: Db, *, thread_id: int, after: int) -> str: ...
 @query
@@ -132,8 +134,14 @@ class Tail:
 
     async def append(self, records: Sequence[Record], marks: Sequence[Mark] = ()) -> None:
         """One batch, whole or not at all. Raises Gone or Overtaken."""
-        async with self.conn.transaction():
-            done = await self._write(records, marks)
+        for attempt in range(1, TRIES + 1):
+            try:
+                async with self.conn.transaction():
+                    done = await self._write(records, marks)
+                break
+            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+                if attempt == TRIES:
+                    raise
         self.mine = done.seq
         self.people.update(
             (f"{self.network}:{name.lower()}", user_id) for name, user_id in done.people.items()
@@ -146,6 +154,9 @@ class Tail:
 
     async def _write(self, records: Sequence[Record], marks: Sequence[Mark]) -> "Written":
         thread_id, conn = self.thread_id, self.conn
+        people = await people_named(conn, self.network, [r.author for r in records], self.people)
+        held = await hold_open_members(conn, thread_id=thread_id, user_ids=list(set(people.values())))
+        members = {row["user_id"] for row in held}
         head = await lock_head(conn, thread_id=thread_id)
         if head is None:
             raise Gone
@@ -162,11 +173,6 @@ class Tail:
                 digest=mark.digest,
             ):
                 raise Overtaken
-        people = await people_named(conn, self.network, [r.author for r in records], self.people)
-        members = {
-            row["user_id"]
-            for row in await open_members(conn, thread_id=thread_id, user_ids=list(set(people.values())))
-        }
         rows: list[Message] = []
         joins: dict[int, tuple[int, int, datetime]] = {}
         read: dict[int, int] = {}

@@ -259,20 +259,40 @@ def _quiet_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in keep if name in os.environ}
 
 
-async def locale_warning(database_url: str) -> str | None:
-    """A sentence when the database's locale breaks search, which would only show as missing results."""
+async def database_warnings(database_url: str) -> list[str]:
+    """A sentence for each setting of the database that would break a promise without an error."""
     conn = await connect(database_url)
     try:
         fit = await conn.fetchval("SELECT cardinality(show_trgm('Ж')) > 0 AND lower('Ж') = 'ж'")
+        fsync, commit, isolation = await conn.fetchrow(
+            "SELECT current_setting('fsync'), current_setting('synchronous_commit'),"
+            " current_setting('default_transaction_isolation')"
+        )
     finally:
         await _close(conn)
-    if fit:
-        return None
-    return (
-        f"WARNING: the locale of {where(database_url)} knows ASCII letters only, so search will not find "
-        "words in other scripts. Make the database anew with a UTF-8 locale, such as: CREATE DATABASE bobbin "
-        "TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8'; (see db/README.md)."
-    )
+    place, found = where(database_url), []
+    if not fit:
+        found.append(
+            f"WARNING: the locale of {place} knows ASCII letters only, so search will not find "
+            "words in other scripts. Make the database anew with a UTF-8 locale, such as: CREATE DATABASE bobbin "
+            "TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8'; (see db/README.md)."
+        )
+    if fsync == "off":
+        found.append(
+            f"WARNING: fsync is off for {place}, so a crash of its machine may lose messages that were "
+            "acknowledged, and damage the database."
+        )
+    if commit == "off":
+        found.append(
+            f"WARNING: synchronous_commit is off for {place}, so a crash of Postgres may lose messages that were "
+            "acknowledged; it should be on for our role and database."
+        )
+    if isolation != "read committed":
+        found.append(
+            f"WARNING: default_transaction_isolation is {isolation} for {place}, so sends that meet in a thread "
+            "may fail with 503; it should be read committed for our role and database."
+        )
+    return found
 
 
 def dump(database_url: str) -> str:

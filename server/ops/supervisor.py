@@ -25,7 +25,7 @@ from server.base import log
 from server.base.log import Level
 from server.base.settings import Settings, SettingsError, environment, with_secret
 from server.ops.embedded import EmbeddedError, Postgres, Valkey, die_with_parent, make_folder
-from server.ops.migrate import MigrationError, locale_warning, migrate
+from server.ops.migrate import MigrationError, database_warnings, migrate
 
 ROOT = Path(__file__).parents[2]
 BACKLOG = 2048  # connections that wait while all workers are being replaced
@@ -36,6 +36,7 @@ READY_S = 60  # a worker that is not ready by then is killed
 QUICK_S = 10  # a worker that lives shorter died quickly
 BACKOFF_S = (0.1, 5.0)  # first and longest pause before a dead one is started again
 GIVE_UP = 5  # quick deaths in a row before a server that never was ready gives up
+WORKER = ("server", "worker")  # the command of a worker, after python -m
 RELOAD_S = 0.5  # between two looks at the source files, with --reload
 
 T = TypeVar("T")
@@ -150,6 +151,7 @@ class Supervisor:
         self.kept: list[Kept] = []
         self.slots: list[Slot] = []
         self.leaving: list[Worker] = []  # told to end, not yet gone
+        self.starting: Worker | None = None  # answers until the first worker is ready
         self.rolling: deque[Slot] = deque()  # slots still to be replaced
         self.listener: socket.socket | None = None
         self.environ: dict[str, str] = {}
@@ -236,6 +238,7 @@ class Supervisor:
         self.settings = with_secret(self.settings)
         self.listener = listen(self.settings.host, self.settings.port)
         self.settings = replace(self.settings, port=self.listener.getsockname()[1])
+        self.starting = self._spawn("server.ops.starting")
         database_url, redis_url = self.settings.database_url, self.settings.redis_url
         if not database_url:
             connections = (self.settings.workers + 1) * self.settings.db_pool_size + SPARE_CONNECTIONS
@@ -249,8 +252,7 @@ class Supervisor:
         self.settings = replace(self.settings, database_url=database_url, redis_url=redis_url)
         self._await(migrate(database_url))
         self._check()
-        warning = self._await(locale_warning(database_url))
-        if warning:
+        for warning in self._await(database_warnings(database_url)):
             say(warning)
         if self.settings.demo:
             from server.ops.seed import seed_demo
@@ -292,6 +294,7 @@ class Supervisor:
             self._hurry(now)
 
     def _end(self) -> None:
+        self._started()
         if self.listener is not None:
             self.listener.close()
         for worker in self._workers():  # only when something unforeseen was raised
@@ -349,15 +352,16 @@ class Supervisor:
         before, self._seen = self._seen, seen
         return bool(before) and before != seen
 
-    def _spawn(self) -> Worker:
+    def _spawn(self, *words: str) -> Worker:
+        """A process on the listening socket: a worker, or who answers until the first one is ready."""
         assert self.listener is not None
         ours, theirs = socket.socketpair()
         fds = (self.listener.fileno(), theirs.fileno())
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "server", "worker", *map(str, fds)],
+                [sys.executable, "-m", *(words or WORKER), *map(str, fds)],
                 stdin=subprocess.DEVNULL,
-                env=self.environ,
+                env=self.environ or self._environment(),
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C in the terminal comes through us, once
                 preexec_fn=die_with_parent(signal.SIGTERM),
@@ -368,7 +372,8 @@ class Supervisor:
         finally:
             theirs.close()
         ours.setblocking(False)
-        event("worker.started", pid=process.pid)
+        if not words:
+            event("worker.started", pid=process.pid)
         return Worker(process, ours)
 
     def _hear(self, now: float) -> None:
@@ -384,7 +389,20 @@ class Supervisor:
                     worker.process.terminate()  # the first one may have come before it could hear it
                 elif not self.was_ready:
                     self.was_ready = True
+                    self._started()
                     self._greet()
+
+    def _started(self) -> None:
+        """Whoever answered in place of the workers is no longer needed."""
+        if self.starting is not None:
+            self.starting.process.terminate()
+            try:
+                self.starting.process.wait(3)  # for the answers under way
+            except subprocess.TimeoutExpired:
+                self.starting.process.kill()
+                self.starting.process.wait()
+            self.starting.status.close()
+            self.starting = None
 
     def _greet(self) -> None:
         assert self.listener is not None

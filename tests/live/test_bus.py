@@ -38,12 +38,13 @@ async def test_a_doorbell_is_heard_in_its_own_log_only(backing: Backing) -> None
         bus(backing.redis_url, epoch="bbbb") as (theirs, elsewhere),
     ):
         ours.ring(7, 1)
+        assert heard.get_nowait() == b"1"  # one's own readers don't wait for Redis
         async with asyncio.timeout(10):
             assert await heard.get() == await beside.get() == b"1"
         theirs.ring(7, 2)
         async with asyncio.timeout(10):
-            assert await elsewhere.get() == b"2"  # the first it heard
-        assert heard.empty()
+            assert await elsewhere.get() == await elsewhere.get() == b"2"  # the first it heard
+        assert heard.empty() and beside.empty()
 
 
 async def test_a_server_that_is_away_is_told_once_and_stops_nothing(

@@ -14,9 +14,9 @@ from server.ops.migrate import (
     SCHEMA,
     MigrationError,
     connect,
+    database_warnings,
     dbmate_url,
     dump,
-    locale_warning,
     migrate,
     rollback,
     where,
@@ -163,16 +163,30 @@ async def test_who_is_refused_is_told_at_once(postgres: Postgres, url: str) -> N
 
 async def test_a_locale_that_breaks_search_is_warned_about(postgres: Postgres, url: str) -> None:
     await migrate(url)
-    assert await locale_warning(url) is None
+    assert not [line for line in await database_warnings(url) if "locale" in line]
     conn = await connect(postgres.url("postgres"))
     await conn.execute(
         "CREATE DATABASE blind TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER libc LOCALE 'C'"
     )
     await conn.close()
     await migrate(postgres.url("blind"))
-    warning = await locale_warning(postgres.url("blind"))
-    assert warning is not None
+    warning, *_ = await database_warnings(postgres.url("blind"))
     assert "ASCII letters only" in warning
+
+
+async def test_settings_that_break_a_promise_are_warned_about(url: str) -> None:
+    await migrate(url)
+    fsync, commit = await database_warnings(url)  # the Postgres of tests is not durable
+    assert "fsync is off" in fsync
+    assert "synchronous_commit is off" in commit
+    conn = await connect(url)
+    name = await conn.fetchval("SELECT quote_ident(current_database())")
+    await conn.execute(f"ALTER DATABASE {name} SET synchronous_commit = local")
+    assert await database_warnings(url) == [fsync]
+    await conn.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    _, isolation = await database_warnings(url)
+    assert "default_transaction_isolation is repeatable read" in isolation
+    await conn.close()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,24 @@ def test_it_answers_says_where_and_ends_in_good_order(bobbin: Start, kept_folder
     assert not server.answers()
 
 
+def test_a_start_that_takes_long_is_told_to_who_asks(bobbin: Start, folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nowhere = f"postgres://nobody:hush@127.0.0.1:{port}/none"  # the database that is waited for
+    server = bobbin(
+        folder, DATABASE_URL=nowhere, JWT_SECRET="x" * 32, PORT=str(port + 1 if port < 65535 else 1024)
+    )
+    url = f"http://127.0.0.1:{port + 1 if port < 65535 else 1024}"
+    server.wait_for("Waiting for the database")
+    probe = httpx.get(f"{url}/readyz", timeout=20, trust_env=False)
+    assert (probe.status_code, probe.json()["app"]) == (503, "starting")
+    assert httpx.get(f"{url}/livez", timeout=5, trust_env=False).status_code == 200
+    refused = httpx.post(f"{url}/api/auth/login", json={}, timeout=5, trust_env=False)
+    assert (refused.status_code, refused.json()["code"]) == (503, "starting")
+    assert server.stop() == 0 and "hush" not in server.said()
+
+
 def test_ctrl_c_in_a_terminal_ends_it_in_good_order(bobbin: Start, kept_folder: Path) -> None:
     server = bobbin(kept_folder).ready()
     os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to the whole group
