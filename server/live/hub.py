@@ -196,17 +196,17 @@ class Hub:
         feed.left_at = time.monotonic()
         self._left.set()
 
-    async def after(self, feed: Feed, cursor: int, *, opened: int) -> list[Event]:
+    async def after(self, feed: Feed, cursor: int, *, opened: int, size: int) -> list[Event]:
         """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises.
 
-        opened is the rev of the reader's coming in. What was before they are told by the spans of
-        others, and those are up to date in the log only.
+        size is how many are read from the log at the most. opened is the rev of the reader's coming in:
+        what was before, they are told by the spans of others, and those are up to date in the log only.
         """
         if cursor >= feed.head:
             return []
         if cursor >= opened and feed.covers(cursor):
             return feed.after(cursor)
-        rows = await self._since(feed, cursor)
+        rows = await self._since(feed, cursor, size)
         if not rows or rows[0].rev != cursor + 1:
             raise Gap(feed.head)
         return rows
@@ -216,9 +216,9 @@ class Hub:
         door = await changes.door(self._db, user_id=sight.user_id, thread_id=feed.thread_id)
         return door["last_rev"] if door is not None and door["from_rev"][-1] == sight.opened else None
 
-    async def _since(self, feed: Feed, cursor: int) -> list[Event]:
+    async def _since(self, feed: Feed, cursor: int, size: int) -> list[Event]:
         async with self._reading:
-            rows = await changes.since(self._db, thread_id=feed.thread_id, after_rev=cursor, size=LOG_PAGE)
+            rows = await changes.since(self._db, thread_id=feed.thread_id, after_rev=cursor, size=size)
         return [changes.event_of(row, epoch=self.epoch, thread_id=feed.thread_id) for row in rows]
 
     # -- news, from the bus
@@ -316,7 +316,7 @@ class Hub:
         """Read the log from the ring's end, once for all readers."""
         try:
             while feed.known > feed.head and self._feeds.get(feed.thread_id) is feed:
-                events = await self._since(feed, feed.head)
+                events = await self._since(feed, feed.head, LOG_PAGE)
                 if not events:
                     self._skip(feed, feed.known)  # no longer in the log
                     return

@@ -11,7 +11,7 @@ from sanic.response import HTTPResponse
 from server.base import log
 from server.base.errors import AWAY, NotFound, Unavailable
 from server.live import changes
-from server.live.hub import Feed, Gap, Hub
+from server.live.hub import LOG_PAGE, Feed, Gap, Hub
 from server.live.sight import FOREVER, Event, Sight
 
 RETRY_MS = 2000
@@ -31,14 +31,15 @@ class Stream:
     when the stream is parked and its buffer is not full: that is half of the cost of a delivery.
     """
 
-    __slots__ = ("_certain", "_ending", "_feed", "_hub", "_protocol", "_response", "_waiter", "cursor", "parked",
-                 "sight", "written_at")  # fmt: skip
+    __slots__ = ("_certain", "_ending", "_feed", "_hub", "_page", "_protocol", "_response", "_waiter", "cursor",
+                 "parked", "sight", "written_at")  # fmt: skip
 
     def __init__(self, hub: Hub, sight: Sight, cursor: int, *, head: int) -> None:
         """head: the last rev of the thread when the sight was made."""
         self.cursor, self.sight = cursor, sight
         self.parked, self.written_at = False, time.monotonic()
         self._hub, self._ending = hub, False
+        self._page = LOG_PAGE  # changes to read from the log at once
         self._certain = head  # up to here this reader is known not to have left
         self._waiter: asyncio.Future[None] | None = None
         self._response: HTTPResponse | None = None
@@ -99,9 +100,12 @@ class Stream:
         What the socket takes at once goes out on the way. Where it would have to wait, the rest is
         let go and read again later: nothing is held for a slow reader, and nothing told that is no longer so.
         """
-        events = await self._hub.after(feed, self.cursor, opened=self.sight.opened)
+        events = await self._hub.after(feed, self.cursor, opened=self.sight.opened, size=self._page)
         if not events:
             return None
+        # Of long messages fewer at once: what the socket does not take is read again.
+        average = sum(len(event.frame) for event in events) // len(events)
+        self._page = max(4, min(LOG_PAGE, 2 * PIECE_BYTES // average))
         horizon = await self._horizon(feed, events)
         frames: list[bytes] = []
         size = 0

@@ -549,7 +549,7 @@ async def test_what_is_no_longer_in_the_log_is_a_gap_and_the_stream_goes_on(
 
 
 async def after(desk: Desk, feed: Feed, cursor: int) -> list[Event]:
-    return await desk.hub.after(feed, cursor, opened=0)
+    return await desk.hub.after(feed, cursor, opened=0, size=200)
 
 
 async def test_a_follower_behind_a_pruned_log_goes_on_with_a_resync(desk: Desk, patient: None) -> None:
