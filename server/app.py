@@ -10,7 +10,7 @@ from sanic.response import HTTPResponse
 
 from server.base import log
 from server.base.access import RequestIds, Tokens
-from server.base.db import open_pool
+from server.base.db import Connections, open_pool
 from server.base.errors import AWAY
 from server.base.http import Cursors
 from server.base.settings import Settings
@@ -53,9 +53,10 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         log.capture_libraries()
         ctx = app.ctx
         ctx.passwords = Passwords(braked=settings.rate_limits)
-        ctx.db = await open_pool(
+        pool = await open_pool(
             settings.database_url, size=settings.db_pool_size, statement_cache=settings.db_statement_cache
         )
+        ctx.db = Connections(pool)
         ctx.hub = Hub(ctx.db, encode=sse.encode)
         ctx.bus = Bus(settings.redis_url, heard=ctx.hub.heard, joined=ctx.hub.joined, doubt=ctx.hub.doubt)
         ctx.epoch = ""

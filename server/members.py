@@ -8,7 +8,7 @@ import asyncpg
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server.base.db import ACQUIRE_SECONDS, Db, query
+from server.base.db import Db, query
 from server.base.errors import Conflict, Forbidden, Invalid, NotFound
 from server.base.http import Body, empty, json_bytes, known, number, read, whole
 
@@ -82,7 +82,7 @@ async def act(
     people = (me,) if member_id in (None, me) else (me, member_id)
 
     async def run() -> int | None:
-        async with ctx.db.acquire(timeout=ACQUIRE_SECONDS) as conn, conn.transaction():
+        async with ctx.db.acquire() as conn, conn.transaction():
             roles = {
                 row["user_id"]: row["role"]
                 for row in await hold_members(conn, thread_id=thread_id, user_ids=people)

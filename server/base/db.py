@@ -1,9 +1,10 @@
 """The pool, and the binding of Python signatures to the named blocks of db/queries/*.sql."""
 
 import asyncio
+import contextlib
 import inspect
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,7 @@ BLOCK = re.compile(r"^-- name: (\w+) :(\w+)\n((?:--.*\n)*)((?:(?!-- name:).*\n)*
 # A :name that is neither a cast, nor part of a word, nor inside a quoted literal (checked by stripping those).
 PARAM = re.compile(r"'(?:[^']|'')*'|--[^\n]*|(?<![:\w]):([a-z_]+)")
 
-Db: TypeAlias = "asyncpg.Pool | asyncpg.Connection"
+Db: TypeAlias = "Connections | asyncpg.Pool | asyncpg.Connection"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -87,13 +88,72 @@ def all_blocks() -> list[Block]:
     return [block for path in sorted(QUERIES.glob("*.sql")) for block in blocks(path.stem).values()]
 
 
-_giving_back: set[asyncio.Future[None]] = set()
+class Connections:
+    """A pool whose connections stay at hand: who asks next takes the one that was used last.
 
+    asyncpg's own way there and back costs as much as a small query, in tasks and turns of the loop. It
+    is taken for new connections, for those that something went wrong with, and when somebody waits.
+    """
 
-def _given_back(done: "asyncio.Future[None]") -> None:
-    _giving_back.discard(done)
-    if not done.cancelled():
-        done.exception()  # the connection was lost: the pool makes another
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._at_hand: list[asyncpg.Connection] = []
+        self._waiting = 0  # for a connection of the pool: one that comes back is theirs
+        self._returning: set[asyncio.Future[None]] = set()
+
+    async def take(self) -> asyncpg.Connection:
+        """A connection to give back. Raises TimeoutError when all are busy for too long, or what connecting raises."""
+        while self._at_hand:
+            conn = self._at_hand.pop()
+            if not conn.is_closed():
+                return conn
+            self.give_up(conn)
+        self._waiting += 1
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        finally:
+            self._waiting -= 1
+
+    def give_back(self, conn: asyncpg.Connection) -> None:
+        """One that is fit for the next question."""
+        if self._waiting:
+            self.give_up(conn)
+        else:
+            self._at_hand.append(conn)
+
+    def give_up(self, conn: asyncpg.Connection) -> None:
+        """One that may not be: the pool looks after it, in a task of its own."""
+        returning = asyncio.ensure_future(self._pool.release(conn))
+        self._returning.add(returning)
+        returning.add_done_callback(self._returned)
+
+    def _returned(self, done: "asyncio.Future[None]") -> None:
+        self._returning.discard(done)
+        if not done.cancelled():
+            done.exception()  # the connection was lost: the pool makes another
+
+    @contextlib.asynccontextmanager
+    async def acquire(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection for several questions, as in a transaction."""
+        conn = await self.take()
+        try:
+            yield conn
+        except BaseException:
+            self.give_up(conn)
+            raise
+        self.give_back(conn)
+
+    async def close(self) -> None:
+        """Close all; waits for those in use."""
+        for conn in self._at_hand:
+            self.give_up(conn)
+        self._at_hand.clear()
+        self._waiting = 1  # from now on nothing is kept
+        await self._pool.close()
+
+    def terminate(self) -> None:
+        """Close all at once."""
+        self._pool.terminate()
 
 
 def query(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -110,16 +170,19 @@ def query(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any,
 
     async def run(db: Any, **args: Any) -> Any:
         values = [args[name] for name in order]
-        if not isinstance(db, asyncpg.Pool):
+        if isinstance(db, asyncpg.Pool):
+            async with db.acquire(timeout=ACQUIRE_SECONDS) as conn:
+                return await getattr(conn, method)(text, *values)
+        if not isinstance(db, Connections):
             return await getattr(db, method)(text, *values)
-        conn = await db.acquire(timeout=ACQUIRE_SECONDS)
+        conn = await db.take()
         try:
-            return await getattr(conn, method)(text, *values)
-        finally:
-            # Not awaited: what was asked is there, and giving back takes some turns of the loop.
-            giving_back = asyncio.ensure_future(db.release(conn))
-            _giving_back.add(giving_back)
-            giving_back.add_done_callback(_given_back)
+            answer = await getattr(conn, method)(text, *values)
+        except BaseException:
+            db.give_up(conn)
+            raise
+        db.give_back(conn)
+        return answer
 
     run.__name__, run.__qualname__, run.__module__ = fn.__name__, fn.__qualname__, fn.__module__
     run.__doc__ = f"{fn.__doc__ or ''} ({block.where})"

@@ -14,9 +14,8 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Protocol
 
-import asyncpg
-
 from server.base import log
+from server.base.db import Db
 from server.live import changes
 from server.live.sight import FOREVER, Event, Sight
 
@@ -129,7 +128,7 @@ def _size(event: Event) -> int:
 class Hub:
     """All feeds of this worker."""
 
-    def __init__(self, db: asyncpg.Pool, *, encode: Callable[[bytes], bytes]) -> None:
+    def __init__(self, db: Db, *, encode: Callable[[bytes], bytes]) -> None:
         """encode turns frames into what goes to a socket (HTTP chunks), once for all readers."""
         self.epoch = ""
         self.closing = False
