@@ -14,7 +14,7 @@ from server.base.db import Connections, open_pool
 from server.base.errors import AWAY
 from server.base.http import Cursors
 from server.base.settings import Settings
-from server.base.tasks import Tasks
+from server.base.tasks import Tasks, Turns
 from server.live import changes, sse
 from server.live.bus import Bus
 from server.live.hub import Hub
@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.ctx.cursors = Cursors(settings.jwt_secret)
     app.ctx.request_ids = RequestIds()
     app.ctx.tasks = Tasks()
+    app.ctx.turns = Turns()
     add_routes(app)
 
     async def start(app: Sanic[Any, Any]) -> None:

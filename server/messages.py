@@ -219,7 +219,8 @@ async def _send(
     who: dict[str, Any] = {"user_id": user_id, "thread_id": thread_id, "client_id": client_id}
     who["body_hash"] = body_hash(body)
     try:
-        row = await send(ctx.db, **who, text=body.text, reply_to=body.replyTo)
+        async with ctx.turns.of(thread_id):  # they would wait for the head of the thread anyway
+            row = await send(ctx.db, **who, text=body.text, reply_to=body.replyTo)
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "client_ids_pkey":
             raise

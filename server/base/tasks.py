@@ -1,12 +1,56 @@
-"""Work that must be finished although the client who asked for it is gone."""
+"""Work that must be finished although the client who asked for it is gone, and work that takes turns."""
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from server.base import log
 
 R = TypeVar("R")
+
+
+class Turns:
+    """One at a time for each key, in the order of asking.
+
+    For statements that would only wait for each other's row lock: waiting here costs no connection, and
+    Postgres need not look again at what has changed meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[
+            int, deque[asyncio.Future[None]]
+        ] = {}  # a key is there while somebody has its turn
+
+    @contextlib.asynccontextmanager
+    async def of(self, key: int) -> AsyncIterator[None]:
+        """The turn of this key."""
+        queue = self._waiting.get(key)
+        if queue is None:
+            self._waiting[key] = deque()
+        else:
+            mine = asyncio.get_running_loop().create_future()
+            queue.append(mine)
+            try:
+                await mine
+            except asyncio.CancelledError:
+                if mine.done() and not mine.cancelled():
+                    self._next(key)  # it was given to somebody who had gone
+                raise
+        try:
+            yield
+        finally:
+            self._next(key)
+
+    def _next(self, key: int) -> None:
+        queue = self._waiting[key]
+        while queue:
+            following = queue.popleft()
+            if not following.done():
+                following.set_result(None)
+                return
+        del self._waiting[key]
 
 
 class Tasks:

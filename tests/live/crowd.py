@@ -3,31 +3,21 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 import httpx
 import orjson
 
 from tests.client import Api, Person
+from tests.live import wire
 from tests.live.wire import Frame, dial
 from tests.ops.process import Bobbin
 
 LIMIT_SECONDS = 40.0  # for what must come although something was killed
-
-
-async def so(true: Callable[[], bool], what: Callable[[], str] | str) -> None:
-    """Wait for something to be so."""
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while not true():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(
-            f"not within {LIMIT_SECONDS} s: {what if isinstance(what, str) else what()}"
-        ) from None
+so = partial(wire.so, limit=LIMIT_SECONDS)
 
 
 async def register(url: str, *names: str) -> list[Person]:

@@ -161,14 +161,15 @@ async def wire(
         line.cut()
 
 
-async def so(true: Callable[[], bool], what: str) -> None:
+async def so(true: Callable[[], bool], what: Callable[[], str] | str, limit: float = LIMIT_SECONDS) -> None:
     """Wait for something to be so."""
     try:
-        async with asyncio.timeout(LIMIT_SECONDS):
+        async with asyncio.timeout(limit):
             while not true():
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"not within {LIMIT_SECONDS} s: {what}") from None
+        said = what if isinstance(what, str) else what()
+        raise AssertionError(f"not within {limit} s: {said}") from None
 
 
 def worker_of(port: int, workers: Iterable[int]) -> int:
