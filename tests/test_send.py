@@ -151,9 +151,7 @@ async def test_of_twenty_racing_sends_with_one_client_id_exactly_one_makes_the_m
         await held.start()
         await conn.execute("SELECT FROM thread_heads WHERE thread_id = $1 FOR UPDATE", cast.team)
         racing = asyncio.create_task(race())
-        await waits_for_a_lock(
-            db, "messages.send", count=4
-        )  # none of these can have seen another's client id
+        await waits_for_a_lock(db, "messages.send")
         await held.rollback()
     first = await racing
     assert sorted(reply.status for reply in first) == [200] * 19 + [201]
@@ -172,6 +170,40 @@ async def test_of_twenty_racing_sends_with_one_client_id_exactly_one_makes_the_m
     after_delete = await race()
     assert {(reply.status, reply.json["message"]["text"]) for reply in after_delete} == {(200, "")}
     assert all("deletedAt" in reply.json["message"] for reply in after_delete)
+    assert await dense(db, cast.team) == 1
+
+
+async def test_a_duplicate_that_races_on_another_worker_gets_the_message_of_the_other(
+    api: Api, cast: Cast, db: asyncpg.Pool
+) -> None:
+    """The other worker is a connection of our own that runs the same block, so that both surely wait."""
+    body = messages.NewMessage(text="just once", clientId="b1")
+    async with db.acquire() as holder, db.acquire() as other:
+        held = holder.transaction()
+        await held.start()
+        await holder.execute("SELECT FROM thread_heads WHERE thread_id = $1 FOR UPDATE", cast.team)
+        theirs = asyncio.create_task(
+            messages.send(
+                other,
+                user_id=cast.ada.id,
+                thread_id=cast.team,
+                text="just once",
+                reply_to=None,
+                client_id="b1",
+                body_hash=messages.body_hash(body),
+            )
+        )
+        await waits_for_a_lock(db, "messages.send")
+        ours = asyncio.create_task(
+            api.post(
+                f"/api/threads/{cast.team}/messages", {"text": "just once", "clientId": "b1"}, as_=cast.ada
+            )
+        )
+        await waits_for_a_lock(db, "messages.send", count=2)  # neither can have seen the other's client id
+        await held.rollback()
+    made, repeated = await theirs, await ours
+    assert made is not None and made["sent"]
+    assert ok(repeated)["message"]["seq"] == made["seq"] == 1
     assert await dense(db, cast.team) == 1
 
 

@@ -105,9 +105,10 @@ class Connections:
         """A connection to give back. Raises TimeoutError when all are busy for too long, or what connecting raises."""
         while self._at_hand:
             conn = self._at_hand.pop()
-            if not conn.is_closed():
-                return conn
-            self.give_up(conn)
+            with contextlib.suppress(asyncpg.InterfaceError):  # the server closed it, and the pool has it back
+                if not conn.is_closed():
+                    return conn
+                self.give_up(conn)
         self._waiting += 1
         try:
             return await self._pool.acquire(timeout=ACQUIRE_SECONDS)
