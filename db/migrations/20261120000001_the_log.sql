@@ -165,7 +165,7 @@ CREATE TABLE imports (
     CONSTRAINT imports_pkey PRIMARY KEY (thread_id, source)
 );
 
--- What clients see. Text and not json: building the text directly costs half (db/README.md), and
+-- What clients see. Text and not json: building the text directly costs half, and
 -- nothing between here and the socket parses it. All are inlined into the calling query.
 
 -- RFC 3339 in UTC with Z, to the microsecond (without trailing zeros), with its quotes.
