@@ -105,7 +105,8 @@ class Connections:
         """A connection to give back. Raises TimeoutError when all are busy for too long, or what connecting raises."""
         while self._at_hand:
             conn = self._at_hand.pop()
-            with contextlib.suppress(asyncpg.InterfaceError):  # the server closed it, and the pool has it back
+            # InterfaceError: the database closed it, and the pool has it back already.
+            with contextlib.suppress(asyncpg.InterfaceError):
                 if not conn.is_closed():
                     return conn
                 self.give_up(conn)
