@@ -61,7 +61,7 @@ async def remove(db: Db, *, thread_id: int) -> int | None: ...
 
 class NewThread(Body):
     kind: Literal["group", "channel", "direct"] = "group"
-    title: Annotated[str, length(2, 255)] | None = None
+    title: Annotated[str, length(0, 255)] | None = None  # 2 and more, but for direct, which has none
     memberIds: Annotated[list[int], many(0, 1000)] = []  # noqa: RUF012  # msgspec copies it
 
 
@@ -112,6 +112,8 @@ async def post_thread(request: Request) -> HTTPResponse:
         return await _direct(request, others)
     if body.title is None:
         raise Invalid({"title": "is required"})
+    if len(body.title) < 2:
+        raise Invalid({"title": "must have at least 2 characters"})
     made = await ctx.tasks.finish(
         create(ctx.db, user_id=me, kind=body.kind, title=body.title, member_ids=others)
     )
