@@ -31,7 +31,7 @@ class Stream:
     when the stream is parked and its buffer is not full: that is half of the cost of a delivery.
     """
 
-    __slots__ = ("_certain", "_ending", "_feed", "_hub", "_page", "_protocol", "_response", "_waiter", "cursor",
+    __slots__ = ("_certain", "_ending", "_hub", "_page", "_protocol", "_response", "_waiter", "cursor",
                  "parked", "sight", "written_at")  # fmt: skip
 
     def __init__(self, hub: Hub, sight: Sight, cursor: int, *, head: int) -> None:
@@ -44,7 +44,6 @@ class Stream:
         self._waiter: asyncio.Future[None] | None = None
         self._response: HTTPResponse | None = None
         self._protocol: Any = None
-        self._feed: Feed | None = None
 
     # -- what the hub calls
 
@@ -72,7 +71,7 @@ class Stream:
 
     async def run(self, request: Request, feed: Feed, response: HTTPResponse, opening: bytes) -> None:
         """Write the opening, then all changes after the cursor, until the end of membership, thread or worker."""
-        self._feed, self._response, self._protocol = feed, response, request.stream.protocol  # type: ignore[union-attr]
+        self._response, self._protocol = response, request.stream.protocol  # type: ignore[union-attr]
         await self._send(opening)
         while not (self._ending or self._hub.closing):
             try:
