@@ -114,8 +114,28 @@ def _routes(_: argparse.Namespace) -> int:
     return 0
 
 
+ENDED = SystemExit(128 + signal.SIGTERM)
+AGAIN_S = 0.01
+
+
 def _ended(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)  # so that what a command started is stopped
+    raise ENDED  # so that what a command started is stopped
+
+
+def _end_on_sigterm() -> None:
+    """Have SIGTERM end the command from the inside. Python drops what is raised where nobody could catch
+    it, as beside a fork (logging does something there): then it is raised again a little later."""
+    dropped = sys.unraisablehook
+
+    def again(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_value is ENDED:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        else:
+            dropped(what)
+
+    sys.unraisablehook = again
+    signal.signal(signal.SIGTERM, _ended)
+    signal.signal(signal.SIGALRM, _ended)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(words[0] if words else None).parse_args(words)
     own = {"serve": _serve, None: _serve, "migrate": _migrate, "settings": _show, "routes": _routes}
     if args.command not in ("serve", None):
-        signal.signal(signal.SIGTERM, _ended)
+        _end_on_sigterm()
     try:
         return own.get(args.command, _module)(args)
     except (SettingsError, EmbeddedError, MigrationError) as error:

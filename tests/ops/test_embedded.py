@@ -138,12 +138,13 @@ def test_a_stale_pid_that_is_a_strangers_by_now_does_the_stranger_no_harm(folder
 
 
 def test_a_half_made_cluster_is_never_seen(folder: Path) -> None:
-    (folder / "data" / "postgres.new").mkdir(parents=True)
+    left = folder / "data" / "postgres.new-1"
+    left.mkdir(parents=True)
     (folder / "data").chmod(0o711)
-    (folder / "data" / "postgres.new" / "PG_VERSION").write_text("18\n")
+    (left / "PG_VERSION").write_text("18\n")
     with fast(folder / "data") as postgres:
         assert ask(postgres.url("postgres"), "SELECT 1") == 1
-        assert not (folder / "data" / "postgres.new").exists()
+        assert not list((folder / "data").glob("postgres.new*"))
 
 
 def test_a_cluster_of_another_major_version_is_refused_in_a_sentence(folder: Path) -> None:
