@@ -532,7 +532,7 @@ class Postgres(_Server):
         # Made aside and renamed: a half-made cluster is never seen.
         if self.folder.exists() and any(self.folder.iterdir()):
             raise EmbeddedError(f"{self.folder} is not a Postgres cluster and not empty: move it away.")
-        for left in self.home.glob("postgres.new-*"):
+        for left in self.home.glob("postgres.new*"):
             shutil.rmtree(left, ignore_errors=True)
         # A name of its own: one that was told to end may still be emptying its folder.
         aside = self.folder.with_name(f"postgres.new-{secrets.token_hex(4)}")
