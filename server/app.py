@@ -13,13 +13,16 @@ from server.base.access import RequestIds, Tokens
 from server.base.db import Connections, open_pool
 from server.base.errors import AWAY
 from server.base.http import Cursors
+from server.base.limits import Limits
+from server.base.passwords import Passwords
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
 from server.live import changes, sse
 from server.live.bus import Bus
+from server.live.endings import Endings
 from server.live.hub import Hub
 from server.routes import add_routes, allowed, answer_to
-from server.users import Passwords
+from server.sessions import SignIns
 
 DATABASE_SECONDS = 0.5  # between two looks for a database that is away when a worker begins
 STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
@@ -59,7 +62,16 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         )
         ctx.db = Connections(pool)
         ctx.hub = Hub(ctx.db, encode=sse.encode)
-        ctx.bus = Bus(settings.redis_url, heard=ctx.hub.heard, joined=ctx.hub.joined, doubt=ctx.hub.doubt)
+        ctx.endings = Endings(ctx.db)
+        ctx.sign_ins = SignIns(ctx)
+        ctx.limits = Limits()
+        ctx.bus = Bus(
+            settings.redis_url,
+            heard=ctx.hub.heard,
+            joined=ctx.hub.joined,
+            doubt=ctx.hub.doubt,
+            ended=ctx.endings.heard,
+        )
         ctx.epoch = ""
         ctx.following = asyncio.ensure_future(_follow(app))
         await asyncio.wait({ctx.following}, timeout=DATABASE_SECONDS)  # mostly it is there at once
@@ -80,6 +92,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     async def end(app: Sanic[Any, Any]) -> None:
         ctx = app.ctx
         await ctx.tasks.drain(1)
+        await ctx.endings.close()
         await ctx.bus.close()
         ctx.passwords.close()
         try:
@@ -126,6 +139,7 @@ async def _follow(app: Sanic[Any, Any]) -> None:
     ctx = app.ctx
     while not ctx.epoch:
         try:
+            await ctx.endings.begin()
             ctx.epoch = await changes.epoch(ctx.db)
         except AWAY as error:
             log.event("database.away", level="warning", reason=type(error).__name__)

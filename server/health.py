@@ -6,27 +6,29 @@ import orjson
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from server import shapes
 from server.base.db import Db, query
 from server.base.errors import AWAY
-from server.base.http import json_bytes
+from server.base.http import answers, json_bytes
 
 PROBE_SECONDS = 1.0  # the patience of most who probe
 
 
 @query
-async def answers(db: Db) -> int: ...
+async def alive(db: Db) -> int: ...
 
 
+@answers({200: shapes.Alive})
 async def livez(_: Request) -> HTTPResponse:
-    """The process is there. 200 {"status": "ok"}."""
+    """The process is there."""
     return json_bytes(b'{"status":"ok"}')
 
 
+@answers({200: shapes.Ready, 503: shapes.Ready})
 async def readyz(request: Request) -> HTTPResponse:
     """Whether this server can serve, and the state of what it needs.
 
-    200 {"status": "ok" or "degraded", "app", "database", "redis"}: without Redis all works, later;
-    503 with "status": "unavailable" without the database, while starting and while draining.
+    Without Redis all works, later: that is degraded, and 200. 503 without the database, while starting and draining.
     """
     ctx = request.app.ctx
     database, redis = await asyncio.gather(_database(ctx.db), ctx.bus.answers())
@@ -43,7 +45,7 @@ async def readyz(request: Request) -> HTTPResponse:
 
 async def _database(db: Db) -> bool:
     # Not cancelled when it takes too long: with a database that hangs, cancelling takes longer still.
-    asked = asyncio.ensure_future(answers(db))
+    asked = asyncio.ensure_future(alive(db))
     done, _ = await asyncio.wait({asked}, timeout=PROBE_SECONDS)
     if not done:
         asked.add_done_callback(lambda late: late.cancelled() or late.exception())

@@ -8,9 +8,10 @@ import asyncpg
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from server import shapes
 from server.base.db import Db, query
 from server.base.errors import Conflict, Forbidden, Invalid, NotFound
-from server.base.http import Body, empty, json_bytes, known, number, read, whole
+from server.base.http import Body, Query, answers, empty, json_bytes, whole
 
 Role = Literal["admin", "moderator", "member"]
 
@@ -45,6 +46,11 @@ async def close_span(db: Db, *, thread_id: int, member_id: int, act: str) -> int
 
 @query
 async def set_role(db: Db, *, thread_id: int, member_id: int, role: str) -> int | None: ...
+
+
+class MemberQuery(Query):
+    cursor: str | None = None
+    limit: Annotated[int, whole(1, 100)] = 50
 
 
 class NewMember(Body):
@@ -99,22 +105,18 @@ async def act(
     return done
 
 
-async def list_members(request: Request, thread_id: int) -> HTTPResponse:
-    """The people in a thread, by user id.
-
-    Query: cursor, limit (1 to 100, default 50).
-    200 {"members": [{"userId", "name", "username", "kind", "role", "joinedAt"}], "nextCursor"}; 404.
-    """
-    values = known(request, "cursor", "limit")
+@answers({200: shapes.MemberPage}, {400: "bad_cursor"})
+async def list_members(request: Request, thread_id: int, query: MemberQuery) -> HTTPResponse:
+    """The people in a thread, by user id."""
     ctx, purpose, after_id = request.app.ctx, f"members:{thread_id}", 0
-    if "cursor" in values:
-        (after_id,) = ctx.cursors.open(purpose, values["cursor"], count=1)
+    if query.cursor is not None:
+        (after_id,) = ctx.cursors.open(purpose, query.cursor, count=1)
     row = await list(
         ctx.db,
         user_id=request.ctx.user_id,
         thread_id=thread_id,
         after_id=after_id,
-        size=number(values, "limit", default=50, low=1, high=100),
+        size=query.limit,
     )
     if row is None:
         raise NotFound()
@@ -122,13 +124,9 @@ async def list_members(request: Request, thread_id: int) -> HTTPResponse:
     return json_bytes(f'{{"members":{row["members"]},"nextCursor":{following}}}')
 
 
-async def post_member(request: Request, thread_id: int) -> HTTPResponse:
-    """Add somebody: admins and moderators; a role above member only by an admin.
-
-    Body: userId, role? (default member). 201 {"userId", "role"}; 403, 404; 409 already_member,
-    direct_thread; 422 for nobody.
-    """
-    body = read(request, NewMember)
+@answers({201: shapes.MemberAnswer}, {403: "forbidden", 409: "already_member direct_thread"})
+async def post_member(request: Request, thread_id: int, body: NewMember) -> HTTPResponse:
+    """Add somebody: admins and moderators; a role above member only by an admin."""
 
     async def work(db: Db, held: Held) -> int | None:
         _no_direct(held)
@@ -143,12 +141,10 @@ async def post_member(request: Request, thread_id: int) -> HTTPResponse:
     return json_bytes(f'{{"userId":{body.userId},"role":"{body.role}"}}', status=201)
 
 
-async def patch_member(request: Request, thread_id: int, member_id: int) -> HTTPResponse:
-    """Another role: admins. The last admin stays one while others are there.
-
-    Body: role. 200 {"userId", "role"}; 403, 404; 409 direct_thread, last_admin.
-    """
-    role = read(request, NewRole).role
+@answers({200: shapes.MemberAnswer}, {403: "forbidden", 409: "direct_thread last_admin"})
+async def patch_member(request: Request, thread_id: int, member_id: int, body: NewRole) -> HTTPResponse:
+    """Another role: admins. The last admin stays one while others are there."""
+    role = body.role
 
     async def work(db: Db, held: Held) -> int | None:
         _no_direct(held)
@@ -164,11 +160,9 @@ async def patch_member(request: Request, thread_id: int, member_id: int) -> HTTP
     return json_bytes(f'{{"userId":{member_id},"role":"{role}"}}')
 
 
+@answers({204: None}, {403: "forbidden", 409: "direct_thread last_admin"})
 async def delete_member(request: Request, thread_id: int, member_id: int) -> HTTPResponse:
-    """Remove somebody (admins and moderators; an admin only by an admin), or oneself: that is leaving.
-
-    204; 403, 404; 409 direct_thread, last_admin.
-    """
+    """Remove somebody (admins and moderators; an admin only by an admin), or oneself: that is leaving."""
     if member_id == request.ctx.user_id:
         return await post_leave(request, thread_id)
 
@@ -184,11 +178,9 @@ async def delete_member(request: Request, thread_id: int, member_id: int) -> HTT
     return empty()
 
 
+@answers({200: shapes.Joined})
 async def post_join(request: Request, thread_id: int) -> HTTPResponse:
-    """Join a channel; whoever is in already stays as they are.
-
-    200 {"threadId", "role"}; 404 for what is no channel.
-    """
+    """Join a channel; whoever is in already stays as they are. 404 for what is no channel."""
     me = request.ctx.user_id
     role = "member"
 
@@ -210,11 +202,9 @@ async def post_join(request: Request, thread_id: int) -> HTTPResponse:
     return json_bytes(f'{{"threadId":{thread_id},"role":"{role}"}}')
 
 
+@answers({204: None}, {409: "direct_thread last_admin"})
 async def post_leave(request: Request, thread_id: int) -> HTTPResponse:
-    """Leave: the span ends here, and so do one's streams of the thread.
-
-    204; 404; 409 direct_thread; 409 last_admin while others are there.
-    """
+    """Leave: the span ends here, and so do one's streams of the thread. The last admin can't while others are there."""
     me = request.ctx.user_id
 
     async def work(db: Db, held: Held) -> int | None:

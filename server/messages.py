@@ -3,29 +3,17 @@
 import hashlib
 from collections.abc import Awaitable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import asyncpg
 import orjson
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from server import shapes
 from server.base.db import Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
-from server.base.http import (
-    TOP,
-    Body,
-    empty,
-    json_bytes,
-    known,
-    length,
-    many,
-    moment,
-    number,
-    read,
-    whole,
-    word,
-)
+from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
 
 TEXT = 10_000  # characters of a message
 
@@ -83,6 +71,14 @@ async def edit(db: Db, *, user_id: int, thread_id: int, seq: int, text: str) -> 
 async def remove(db: Db, *, user_id: int, thread_id: int, seq: int) -> asyncpg.Record | None: ...
 
 
+class MessageQuery(Query):
+    order: Literal["asc", "desc"] | None = None
+    cursor: str | None = None
+    limit: Annotated[int, whole(1, 100)] = 50
+    around: Annotated[int, whole()] | None = None
+    at: datetime | None = None
+
+
 class NewMessage(Body):
     text: Annotated[str, length(0, TEXT)] = ""
     clientId: Annotated[str, length(1, 128, trim=False)] | None = None
@@ -94,24 +90,23 @@ class NewText(Body):
     text: Annotated[str, length(1, TEXT)]
 
 
-async def list_messages(request: Request, thread_id: int) -> HTTPResponse:
+@answers({200: shapes.MessagePage}, {400: "bad_cursor"})
+async def list_messages(request: Request, thread_id: int, query: MessageQuery) -> HTTPResponse:
     """A page of a thread; it costs the same at any depth.
 
-    Query: order (asc from the first message, default; desc from the newest), cursor, limit (1 to 100,
-    default 50); or around (a seq) or at (a time) instead of order and cursor: the window around it, ascending.
-    200 {"items": [message], "nextCursor", "prevCursor", "streamCursor"}: nextCursor goes on in the same
-    order and is null at the end, prevCursor goes back; both keep their order. 400, 404, 422.
+    order is asc from the first message (the default) or desc from the newest; around (a seq) or at (a time) ask for
+    the window around it instead, ascending. nextCursor goes on in the same order and is null at the end, prevCursor
+    goes back; both keep their order.
     """
-    values = known(request, "order", "cursor", "limit", "around", "at")
-    if sum(name in values for name in ("cursor", "around", "at")) > 1:
+    if sum(one is not None for one in (query.cursor, query.around, query.at)) > 1:
         raise BadRequest("Give one of cursor, around and at.", code="bad_parameter")
-    if "around" in values or "at" in values:
-        return await _window(request, thread_id, values)
-    order, onward, position = _position(request, thread_id, values)
+    if query.around is not None or query.at is not None:
+        return await _window(request, thread_id, query)
+    order, onward, position = _position(request, thread_id, query)
     question = {
         "user_id": request.ctx.user_id,
         "thread_id": thread_id,
-        "size": number(values, "limit", default=50, low=1, high=100),
+        "size": query.limit,
         "direction": 1 if order == "asc" else -1,
     }
     if onward == (order == "asc"):
@@ -121,31 +116,28 @@ async def list_messages(request: Request, thread_id: int) -> HTTPResponse:
     return _page(request, thread_id, order, row, low=position, high=position - 1)
 
 
-async def _window(request: Request, thread_id: int, values: dict[str, str]) -> HTTPResponse:
-    size = number(values, "limit", default=50, low=1, high=100)
+async def _window(request: Request, thread_id: int, query: MessageQuery) -> HTTPResponse:
     who = {"user_id": request.ctx.user_id, "thread_id": thread_id}
-    if word(values, "order", ("asc", "desc")) == "desc":
+    if query.order == "desc":
         raise BadRequest("A window is always ascending.", code="bad_parameter")
-    middle: int | None = None
-    if "around" in values:
-        middle = number(values, "around", default=1, low=1, high=TOP)
-    else:
-        middle = await seq_at(request.app.ctx.db, **who, moment=moment(values["at"], "at"))
+    middle = query.around
+    if query.at is not None:
+        middle = await seq_at(request.app.ctx.db, **who, moment=query.at)
     if middle is None:
         raise NotFound()
-    row = await window(request.app.ctx.db, **who, middle=middle, size=size)
+    row = await window(request.app.ctx.db, **who, middle=middle, size=query.limit)
     return _page(request, thread_id, "asc", row, low=1, high=0)
 
 
-def _position(request: Request, thread_id: int, values: dict[str, str]) -> tuple[str, bool, int]:
+def _position(request: Request, thread_id: int, query: MessageQuery) -> tuple[str, bool, int]:
     """The order, whether the page goes on in it (or back), and the seq it starts from, exclusive."""
-    order = word(values, "order", ("asc", "desc"))
-    if "cursor" not in values:
+    order = query.order
+    if query.cursor is None:
         return order or "asc", True, TOP if order == "desc" else 0
     for candidate in (order,) if order else ("asc", "desc"):
         try:
             onward, seq = request.app.ctx.cursors.open(
-                f"messages:{candidate}:{thread_id}", values["cursor"], count=2
+                f"messages:{candidate}:{thread_id}", query.cursor, count=2
             )
         except BadRequest:
             continue
@@ -175,22 +167,22 @@ def _page(
     )
 
 
+@answers({200: shapes.MessageAnswer})
 async def get_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
-    """One message. 200 {"message"}; 404."""
+    """One message."""
     found = await get(request.app.ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
     if found is None:
         raise NotFound()
     return json_bytes(f'{{"message":{found}}}')
 
 
-async def post_message(request: Request, thread_id: int) -> HTTPResponse:
+@answers({201: shapes.MessageAnswer, 200: shapes.MessageAnswer}, {422: "client_id_reused"})
+async def post_message(request: Request, thread_id: int, body: NewMessage) -> HTTPResponse:
     """Send. With a clientId (or the header Idempotency-Key, the same thing) it may be repeated for ever.
 
-    Body: text (1 to 10,000 characters after trimming), clientId? (1 to 128), replyTo? (a seq), fileIds?.
-    201 {"message"}; 200 and the message as it now is when this clientId has been used; 404;
-    422 client_id_reused when it was used for another body; 422 on bad values.
+    The text is trimmed. 200 and the message as it now is, when this clientId has been used for it; 422 when it was
+    used for another body.
     """
-    body = read(request, NewMessage)
     client_id = _client_id(request, body)
     if body.fileIds:
         raise Invalid({"fileIds": "there are no such files"})
@@ -246,14 +238,11 @@ def body_hash(body: NewMessage) -> bytes:
     return hashlib.sha256(orjson.dumps([body.text, body.replyTo, body.fileIds])).digest()
 
 
-async def patch_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
-    """Edit: the author. The same text again changes nothing.
-
-    Body: text (1 to 10,000 after trimming). 200 {"message"}; 403, 404; 409 message_deleted.
-    """
-    text = read(request, NewText).text
+@answers({200: shapes.MessageAnswer}, {403: "forbidden", 409: "message_deleted"})
+async def patch_message(request: Request, thread_id: int, seq: int, body: NewText) -> HTTPResponse:
+    """Edit: the author. The same text again changes nothing."""
     ctx = request.app.ctx
-    work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=text)
+    work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=body.text)
     row = await ctx.tasks.finish(_change(ctx, thread_id, work))
     if row is None or row["gone"]:
         raise NotFound()
@@ -264,11 +253,9 @@ async def patch_message(request: Request, thread_id: int, seq: int) -> HTTPRespo
     return json_bytes(f'{{"message":{row["message"]}}}')
 
 
+@answers({204: None}, {403: "forbidden"})
 async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
-    """Delete: the author, moderators and admins. Its place and seq stay, its text is gone.
-
-    204, also when it is deleted already; 403, 404.
-    """
+    """Delete: the author, moderators and admins. Its place and seq stay, its text is gone; again is 204 too."""
     ctx = request.app.ctx
     work = remove(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
     row = await ctx.tasks.finish(_change(ctx, thread_id, work))

@@ -1,18 +1,22 @@
-"""The whole API on one screen, with who may call it beside each path."""
+"""The whole API on one screen, with who may call it and what it costs beside each path."""
 
+import inspect
 import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, get_type_hints
 
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from server import health, members, messages, threads, users
+from server import health, members, messages, sessions, threads, users
 from server.base import log
-from server.base.access import Access, sign_in
-from server.base.errors import BadRequest, Unavailable, render, understood
+from server.base.access import Access, Caller
+from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
+from server.base.http import Body, Query, read, read_query
+from server.base.limits import BRAKES, Brake
 from server.live import sse
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
@@ -26,41 +30,80 @@ class Route:
     path: str
     handler: Handler
     access: Access
+    cost: str  # a key of limits.BRAKES: how often, and how large a body
 
     @property
     def name(self) -> str:
         """How logs and query headers name it."""
         return f"{self.method} {self.path}"
 
+    @property
+    def brake(self) -> Brake:
+        return BRAKES[self.cost]
+
+    @cached_property
+    def body(self) -> type[Body] | None:
+        """What its handler takes as body, by its signature."""
+        found: type[Body] | None = get_type_hints(self.handler).get("body")
+        return found
+
+    @cached_property
+    def query(self) -> type[Query] | None:
+        """And as query string; None: it takes none."""
+        found: type[Query] | None = get_type_hints(self.handler).get("query")
+        return found
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """The parts of the path that are filled in."""
+        return tuple(re.findall(r"<(\w+):", self.path))
+
+    def leads_to(self, address: str) -> bool:
+        """Whether it is the route of this address, whatever the method."""
+        return self._pattern.fullmatch(address.rstrip("/")) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(re.sub(r"<\w+:str>", "[^/]+", re.sub(r"<\w+:id>", "[0-9]+", self.path)))
+
 
 IDENTIFIER = re.compile("[1-9][0-9]{0,18}")
+THREAD = "/api/threads/<thread_id:id>"
 
 ROUTES: tuple[Route, ...] = tuple(
     Route(*row)
     for row in (
-        ("GET", "/livez", health.livez, "OPEN"),
-        ("GET", "/readyz", health.readyz, "OPEN"),
-        ("GET", "/healthz", health.readyz, "OPEN"),
-        ("POST", "/api/auth/register", users.post_register, "OPEN"),
-        ("POST", "/api/auth/login", users.post_login, "OPEN"),
-        ("GET", "/api/me", users.get_me, "USER"),
-        ("GET", "/api/threads", threads.list_threads, "USER"),
-        ("POST", "/api/threads", threads.post_thread, "USER"),
-        ("GET", "/api/threads/<thread_id:id>", threads.get_thread, "USER"),
-        ("PATCH", "/api/threads/<thread_id:id>", threads.patch_thread, "USER"),
-        ("DELETE", "/api/threads/<thread_id:id>", threads.delete_thread, "USER"),
-        ("POST", "/api/threads/<thread_id:id>/join", members.post_join, "USER"),
-        ("POST", "/api/threads/<thread_id:id>/leave", members.post_leave, "USER"),
-        ("GET", "/api/threads/<thread_id:id>/members", members.list_members, "USER"),
-        ("POST", "/api/threads/<thread_id:id>/members", members.post_member, "USER"),
-        ("PATCH", "/api/threads/<thread_id:id>/members/<member_id:id>", members.patch_member, "USER"),
-        ("DELETE", "/api/threads/<thread_id:id>/members/<member_id:id>", members.delete_member, "USER"),
-        ("GET", "/api/threads/<thread_id:id>/messages", messages.list_messages, "USER"),
-        ("POST", "/api/threads/<thread_id:id>/messages", messages.post_message, "USER"),
-        ("GET", "/api/threads/<thread_id:id>/messages/<seq:id>", messages.get_message, "USER"),
-        ("PATCH", "/api/threads/<thread_id:id>/messages/<seq:id>", messages.patch_message, "USER"),
-        ("DELETE", "/api/threads/<thread_id:id>/messages/<seq:id>", messages.delete_message, "USER"),
-        ("GET", "/api/threads/<thread_id:id>/stream", sse.thread_stream, "STREAM"),
+        # method, path, handler, access, cost
+        ("GET", "/livez", health.livez, "OPEN", "free"),
+        ("GET", "/readyz", health.readyz, "OPEN", "free"),
+        ("GET", "/healthz", health.readyz, "OPEN", "free"),
+        ("POST", "/api/auth/register", sessions.post_register, "OPEN", "register"),
+        ("POST", "/api/auth/login", sessions.post_login, "OPEN", "auth"),
+        ("POST", "/api/auth/refresh", sessions.post_refresh, "OPEN", "auth"),
+        ("POST", "/api/auth/logout", sessions.post_logout, "PERSON", "write"),
+        ("GET", "/api/auth/sessions", sessions.list_sessions, "PERSON", "read"),
+        ("DELETE", "/api/auth/sessions/<session_id:id>", sessions.delete_session, "PERSON", "write"),
+        ("POST", "/api/auth/stream-token", sessions.post_stream_token, "USER", "ticket"),
+        ("GET", "/api/me", users.get_me, "USER", "read"),
+        ("PATCH", "/api/me", users.patch_me, "USER", "write"),
+        ("POST", "/api/me/password", sessions.post_password, "PERSON", "write"),
+        ("GET", "/api/threads", threads.list_threads, "USER", "read"),
+        ("POST", "/api/threads", threads.post_thread, "USER", "make"),
+        ("GET", THREAD, threads.get_thread, "USER", "read"),
+        ("PATCH", THREAD, threads.patch_thread, "USER", "write"),
+        ("DELETE", THREAD, threads.delete_thread, "USER", "write"),
+        ("POST", f"{THREAD}/join", members.post_join, "USER", "write"),
+        ("POST", f"{THREAD}/leave", members.post_leave, "USER", "write"),
+        ("GET", f"{THREAD}/members", members.list_members, "USER", "read"),
+        ("POST", f"{THREAD}/members", members.post_member, "USER", "write"),
+        ("PATCH", f"{THREAD}/members/<member_id:id>", members.patch_member, "USER", "write"),
+        ("DELETE", f"{THREAD}/members/<member_id:id>", members.delete_member, "USER", "write"),
+        ("GET", f"{THREAD}/messages", messages.list_messages, "USER", "read"),
+        ("POST", f"{THREAD}/messages", messages.post_message, "USER", "send"),
+        ("GET", f"{THREAD}/messages/<seq:id>", messages.get_message, "USER", "read"),
+        ("PATCH", f"{THREAD}/messages/<seq:id>", messages.patch_message, "USER", "send"),
+        ("DELETE", f"{THREAD}/messages/<seq:id>", messages.delete_message, "USER", "write"),
+        ("GET", f"{THREAD}/stream", sse.thread_stream, "STREAM", "stream"),
     )
 )
 
@@ -79,11 +122,7 @@ def _methods(route: Route) -> list[str]:
 
 def allowed(address: str) -> str:
     """The methods that an address takes, as the header Allow has them; Sanic tells them of some addresses only."""
-    found: list[str] = []
-    for route in ROUTES:
-        if re.fullmatch(re.sub(r"<\w+:id>", "[0-9]+", route.path), address.rstrip("/")):
-            found += _methods(route)
-    return ", ".join(found)
+    return ", ".join(method for route in ROUTES if route.leads_to(address) for method in _methods(route))
 
 
 def _identifier(value: str) -> int:
@@ -99,11 +138,14 @@ def _identifier(value: str) -> int:
 def _endpoint(route: Route) -> Handler:
     """What surrounds every handler: request id, sign-in, the error table and the log line."""
 
-    async def run(request: Request, **place: int) -> HTTPResponse | None:
+    parameters = inspect.signature(route.handler).parameters
+    takes_body, takes_query = "body" in parameters, "query" in parameters
+
+    async def run(request: Request, **given: Any) -> HTTPResponse | None:
         started = time.perf_counter()
         ctx = request.ctx
         ctx.request_id = request.app.ctx.request_ids.of(request.headers.get("x-request-id"))
-        ctx.user_id = None
+        ctx.user_id = ctx.session_id = None
         status = 499  # what the log says when the client has gone
         try:
             if request.headers.get("upgrade", "").lower() == "websocket":
@@ -112,8 +154,18 @@ def _endpoint(route: Route) -> Handler:
             if route.access != "OPEN" and not request.app.ctx.epoch:
                 raise Unavailable()  # a worker that began while the database was away
             if route.access != "OPEN":
-                ctx.user_id = sign_in(request, route.access, request.app.ctx.tokens).user_id
-            response = await route.handler(request, **place)
+                caller = await request.app.ctx.sign_ins.caller(request, route.access)
+                ctx.user_id, ctx.session_id = caller.user_id, caller.session_id
+                if caller.kind != "user" or route.access in ("ADMIN", "HOST"):
+                    await _admit(request, route, caller)
+            await request.app.ctx.limits.pass_(request, route.cost)
+            if takes_query and route.query is not None:
+                given["query"] = read_query(request, route.query)
+            if takes_body and route.body is not None:
+                if len(request.body) > route.brake.body_bytes:
+                    raise TooLarge()
+                given["body"] = read(request, route.body)
+            response = await route.handler(request, **given)
             status = response.status if response is not None else 200
         except Exception as error:
             response = answer_to(error, ctx.request_id)
@@ -136,6 +188,20 @@ def _endpoint(route: Route) -> Handler:
     return run
 
 
+async def _admit(request: Request, route: Route, caller: Caller) -> None:
+    """Whether a caller of this kind and role may call this route. Raises Forbidden."""
+    if (caller.kind == "host") != (route.access == "HOST") or (
+        caller.kind == "bot" and route.access == "PERSON"
+    ):
+        raise Forbidden("This is not for the kind of key that was shown.", code="wrong_key")
+    if route.access == "ADMIN":
+        role = await users.role(request.app.ctx.db, user_id=caller.user_id)
+        if role is None:
+            raise Unauthorized()
+        if role != "admin":
+            raise Forbidden("This is for admins of the server.")
+
+
 def answer_to(error: Exception, request_id: str) -> HTTPResponse:
     """The answer to whatever was raised; our own faults go to the log with their cause."""
     problem = understood(error)
@@ -154,5 +220,5 @@ def answer_to(error: Exception, request_id: str) -> HTTPResponse:
 def main() -> int:
     """bobbin routes: the table, as text."""
     for route in ROUTES:
-        print(f"{route.method:7}{route.path:66}{route.access}")
+        print(f"{route.method:7}{route.path:66}{route.access:8}{route.cost}")
     return 0

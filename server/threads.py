@@ -7,14 +7,13 @@ import asyncpg
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import members
+from server import members, shapes
 from server.base.db import Db, query
 from server.base.errors import Conflict, Forbidden, Invalid, NotFound
-from server.base.http import TOP, Body, empty, json_bytes, known, length, many, number, read, word
+from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 2**53  # microseconds since 1970, in the year 2255: later than any activity
-KINDS = ("direct", "group", "channel", "contact")
 
 
 @query
@@ -59,6 +58,14 @@ async def rename(db: Db, *, thread_id: int, title: str) -> int | None: ...
 async def remove(db: Db, *, thread_id: int) -> int | None: ...
 
 
+class ThreadQuery(Query):
+    search: Annotated[str, length(0, 1000)] | None = None
+    kind: Literal["direct", "group", "channel", "contact"] | None = None
+    unread: bool = False
+    cursor: str | None = None
+    limit: Annotated[int, whole(1, 100)] = 50
+
+
 class NewThread(Body):
     kind: Literal["group", "channel", "direct"] = "group"
     title: Annotated[str, length(0, 255)] | None = None  # 2 and more, but for direct, which has none
@@ -69,27 +76,23 @@ class Title(Body):
     title: Annotated[str, length(2, 255)]
 
 
-async def list_threads(request: Request) -> HTTPResponse:
-    """My threads, latest activity first.
-
-    Query: search (any part of the title), kind, unread (true or false), cursor, limit (1 to 100, default 50).
-    200 {"threads": [thread], "nextCursor": cursor or null}; 400 on a bad cursor.
-    """
-    values = known(request, "search", "kind", "unread", "cursor", "limit")
+@answers({200: shapes.ThreadPage}, {400: "bad_cursor"})
+async def list_threads(request: Request, query: ThreadQuery) -> HTTPResponse:
+    """My threads, latest activity first. search matches any part of the title, ignoring case."""
     ctx = request.app.ctx
     purpose = f"threads:{request.ctx.user_id}"
     before_at, before_id = LATEST, TOP
-    if "cursor" in values:
-        before_at, before_id = ctx.cursors.open(purpose, values["cursor"], count=2)
+    if query.cursor is not None:
+        before_at, before_id = ctx.cursors.open(purpose, query.cursor, count=2)
     row = await mine(
         ctx.db,
         user_id=request.ctx.user_id,
-        search=values.get("search", "").strip() or None,
-        kind=word(values, "kind", KINDS),
-        unread=word(values, "unread", ("true", "false")) == "true",
+        search=query.search or None,
+        kind=query.kind,
+        unread=query.unread,
         before_at=EPOCH + timedelta(microseconds=before_at),
         before_id=before_id,
-        size=number(values, "limit", default=50, low=1, high=100),
+        size=query.limit,
     )
     following = "null"
     if row["more"]:
@@ -98,14 +101,13 @@ async def list_threads(request: Request) -> HTTPResponse:
     return json_bytes(f'{{"threads":{row["threads"]},"nextCursor":{following}}}')
 
 
-async def post_thread(request: Request) -> HTTPResponse:
+@answers({201: shapes.ThreadAnswer, 200: shapes.ThreadAnswer})
+async def post_thread(request: Request, body: NewThread) -> HTTPResponse:
     """A new thread; who makes it is its admin.
 
-    Body: kind (group, channel or direct; default group), title (2 to 255; a direct thread has none),
-    memberIds? (up to 1,000; exactly the one other for direct).
-    201 {"thread"}; 200 and the thread of old for a direct one that exists already; 422 for unknown people.
+    A group or channel has a title of 2 to 255 characters. A direct thread has none, and exactly one other person in
+    memberIds; the one that is there already is answered with 200.
     """
-    body = read(request, NewThread)
     ctx, me = request.app.ctx, request.ctx.user_id
     others = sorted(set(body.memberIds) - {me})
     if body.kind == "direct":
@@ -135,11 +137,9 @@ async def _direct(request: Request, others: list[int]) -> HTTPResponse:
     return await _shown(request, there, status=200)
 
 
+@answers({200: shapes.ThreadAnswer})
 async def get_thread(request: Request, thread_id: int) -> HTTPResponse:
-    """One thread; a channel also before joining it, then with role null and nothing of what was said.
-
-    200 {"thread"}; 404.
-    """
+    """One thread; a channel also before joining it, then with role null and nothing of what was said."""
     return await _shown(request, thread_id, status=200)
 
 
@@ -153,29 +153,24 @@ async def _shown(request: Request, thread_id: int, *, status: int) -> HTTPRespon
     return json_bytes(f'{{"thread":{found}}}', status=status)
 
 
-async def patch_thread(request: Request, thread_id: int) -> HTTPResponse:
-    """Rename: admins and moderators, not a direct thread.
-
-    Body: title (2 to 255). 200 {"thread"}; 403, 404; 409 direct_thread.
-    """
-    title = read(request, Title).title
+@answers({200: shapes.ThreadAnswer}, {403: "forbidden", 409: "direct_thread"})
+async def patch_thread(request: Request, thread_id: int, body: Title) -> HTTPResponse:
+    """Rename: admins and moderators, not a direct thread."""
 
     async def work(db: Db, held: members.Held) -> int | None:
         if held.kind == "direct":
             raise Conflict("A direct thread has no title.", code="direct_thread")
         if held.role == "member":
             raise Forbidden()
-        return await rename(db, thread_id=thread_id, title=title)
+        return await rename(db, thread_id=thread_id, title=body.title)
 
     await members.act(request, thread_id, work)
     return await _shown(request, thread_id, status=200)
 
 
+@answers({204: None}, {403: "forbidden", 409: "direct_thread"})
 async def delete_thread(request: Request, thread_id: int) -> HTTPResponse:
-    """Delete softly: admins; for everybody in it the thread is gone, and streams of it end.
-
-    204; 403, 404; 409 direct_thread.
-    """
+    """Delete softly: admins. For everybody in it the thread is gone, and streams of it end."""
 
     async def work(db: Db, held: members.Held) -> int | None:
         if held.kind == "direct":

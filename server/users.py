@@ -1,172 +1,117 @@
-"""Accounts and sign-ins. SQL: db/queries/users.sql."""
+"""Accounts. SQL: db/queries/users.sql."""
 
-import asyncio
-import hashlib
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import argon2
-import asyncpg
+import msgspec
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server.base.access import ACCESS_SECONDS
+from server import audit, shapes
 from server.base.db import Db, query
-from server.base.errors import Conflict, Invalid, Unauthorized, Unavailable
-from server.base.http import Body, json_bytes, length, read
+from server.base.errors import Forbidden, Invalid, Unauthorized
+from server.base.front import address_of
+from server.base.http import Body, answers, json_bytes, length
 
-REFRESH_DAYS = 7
+EMAIL = r"[^@\s]+@[^@\s]+"
 USERNAME = r"\w[\w.-]{1,31}"
-T = TypeVar("T")
 
 
 @query
-async def register(
-    db: Db, *, email: str, username: str, name: str, password_hash: str, refresh_hash: bytes, days: int
-) -> asyncpg.Record: ...
-
-
-@query
-async def by_email(db: Db, *, email: str) -> asyncpg.Record | None: ...
-
-
-@query
-async def by_username(db: Db, *, username: str) -> asyncpg.Record | None: ...
-
-
-@query
-async def open_session(db: Db, *, user_id: int, refresh_hash: bytes, days: int) -> asyncpg.Record: ...
+async def create(
+    db: Db, *, email: str, username: str, name: str, password_hash: str | None, role: str
+) -> int: ...
 
 
 @query
 async def account(db: Db, *, user_id: int) -> str | None: ...
 
 
-class Registration(Body):
-    email: Annotated[str, length(3, 254, pattern=r"[^@\s]+@[^@\s]+")]
-    name: Annotated[str, length(1, 100)]
-    password: Annotated[str, length(8, 256, trim=False)]
+@query
+async def edit(
+    db: Db,
+    *,
+    user_id: int,
+    name: str | None,
+    username: str | None,
+    email: str | None,
+    read_receipts: bool | None,
+) -> str | None: ...
+
+
+@query
+async def set_password(db: Db, *, user_id: int, old_hash: str, new_hash: str) -> int | None: ...
+
+
+@query
+async def role(db: Db, *, user_id: int) -> str | None: ...
+
+
+@query
+async def secret_of(db: Db, *, user_id: int) -> str | None: ...
+
+
+class NewSettings(msgspec.Struct):
+    readReceipts: bool | None = None
+
+
+class Profile(Body):
+    name: Annotated[str, length(1, 100)] | None = None
     username: Annotated[str, length(2, 32, pattern=USERNAME)] | None = None
+    email: Annotated[str, length(3, 254, pattern=EMAIL)] | None = None
+    password: Annotated[str, length(1, 256, trim=False)] | None = None
+    settings: NewSettings | None = None
 
 
-class Login(Body):
-    password: Annotated[str, length(1, 256, trim=False)]
-    email: Annotated[str, length(1, 254)] | None = None
-    username: Annotated[str, length(1, 64)] | None = None
-
-
-class Passwords:
-    """argon2id off the event loop, two at a time: each takes some 30 ms and 19 MiB.
-
-    braked: refuse (503) when so many wait that a client would give up first.
-    """
-
-    WAITING = 100
-
-    def __init__(self, *, braked: bool) -> None:
-        self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
-        # Compared with when there is no such account, so that it takes as long as a wrong password.
-        self._nobody = self._hasher.hash(secrets.token_hex(16))
-        self._braked = braked
-        self._waiting = 0
-
-    async def hash(self, password: str) -> str:
-        """What is stored."""
-        return await self._run(lambda: self._hasher.hash(password))
-
-    async def match(self, password: str, stored: str | None) -> bool:
-        """Whether this is the password. With None it takes as long, and is not."""
-
-        def compare() -> bool:
-            try:
-                return self._hasher.verify(stored or self._nobody, password) and stored is not None
-            except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-                return False
-
-        return await self._run(compare)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        if self._braked and self._waiting >= self.WAITING:
-            raise Unavailable("Too many people are signing in; try again in a moment.", code="busy")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._waiting -= 1
-
-    def close(self) -> None:
-        """No more of it."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-async def post_register(request: Request) -> HTTPResponse:
-    """A new account, signed in at once.
-
-    Body: email, name (1 to 100), password (8 to 256), username? (2 to 32; made from the name if not given).
-    201 {"user", "accessToken", "refreshToken", "expiresIn"}; 409 email_taken, username_taken; 422.
-    """
-    body = read(request, Registration)
-    ctx = request.app.ctx
-    password_hash = await ctx.passwords.hash(body.password)
-    names = [body.username] if body.username else handles(body.name)
-    for username in names:
-        refresh_token, refresh_hash = _refresh_token()
-        try:
-            row = await ctx.tasks.finish(
-                register(
-                    ctx.db,
-                    email=body.email,
-                    username=username,
-                    name=body.name,
-                    password_hash=password_hash,
-                    refresh_hash=refresh_hash,
-                    days=REFRESH_DAYS,
-                )
-            )
-        except asyncpg.UniqueViolationError as error:
-            if error.constraint_name == "users_username_key" and not body.username:
-                continue  # one that we made up: the next
-            raise
-        return _signed_in(request, row, refresh_token, status=201)
-    raise Conflict("Choose a username: those made from your name are taken.", code="username_taken")
-
-
-async def post_login(request: Request) -> HTTPResponse:
-    """Sign in with email or username.
-
-    Body: password, and either email or username.
-    200 {"user", "accessToken", "refreshToken", "expiresIn"}; 401 wrong_credentials, the same and
-    after the same time for an unknown name and a wrong password; 422 when neither or both are given.
-    """
-    body = read(request, Login)
-    if (body.email is None) == (body.username is None):
-        raise Invalid({"email": "give either email or username"})
-    ctx = request.app.ctx
-    if body.email is not None:
-        found = await by_email(ctx.db, email=body.email)
-    else:
-        found = await by_username(ctx.db, username=body.username or "")
-    if not await ctx.passwords.match(body.password, found and found["password_hash"]) or found is None:
-        raise Unauthorized("The name or the password is wrong.", code="wrong_credentials")
-    refresh_token, refresh_hash = _refresh_token()
-    row = await open_session(ctx.db, user_id=found["id"], refresh_hash=refresh_hash, days=REFRESH_DAYS)
-    return _signed_in(request, row, refresh_token, status=200)
-
-
+@answers({200: shapes.UserAnswer})
 async def get_me(request: Request) -> HTTPResponse:
-    """Who am I.
-
-    200 {"user": {"id", "email", "username", "name", "role", "settings": {"readReceipts"}}}; 401.
-    """
+    """Who am I."""
     found = await account(request.app.ctx.db, user_id=request.ctx.user_id)
     if found is None:
         raise Unauthorized()
     return json_bytes(f'{{"user":{found}}}')
+
+
+@answers({200: shapes.UserAnswer}, {403: "wrong_password", 409: "email_taken username_taken"})
+async def patch_me(request: Request, body: Profile) -> HTTPResponse:
+    """Change what is given of my account. Another email needs the password too, for it is what one signs in with."""
+    ctx, me = request.app.ctx, request.ctx.user_id
+    if body.email is not None:
+        if body.password is None:
+            raise Invalid({"password": "is required to change the email"})
+        await right_password(request, body.password)
+
+    async def work() -> str | None:
+        async with ctx.db.acquire() as conn, conn.transaction():
+            found = await edit(
+                conn,
+                user_id=me,
+                name=body.name,
+                username=body.username,
+                email=body.email,
+                read_receipts=body.settings.readReceipts if body.settings else None,
+            )
+            if body.email is not None:
+                await audit.record(conn, request, "email.changed", subject_id=me)
+        return found
+
+    found = await ctx.tasks.finish(work())
+    if found is None:
+        raise Unauthorized()
+    return json_bytes(f'{{"user":{found}}}')
+
+
+async def right_password(request: Request, given: str) -> str:
+    """The stored password of the caller, who has given the right one. Raises Forbidden; guessing is braked."""
+    ctx, me = request.app.ctx, request.ctx.user_id
+    guess = await ctx.limits.guess(address_of(request), f"user {me}")
+    stored = await secret_of(ctx.db, user_id=me)
+    if not await ctx.passwords.match(given, stored) or stored is None:
+        raise Forbidden("The current password is wrong.", code="wrong_password")
+    await guess.right()
+    return stored
 
 
 def handles(name: str) -> list[str]:
@@ -175,17 +120,3 @@ def handles(name: str) -> list[str]:
     if len(plain) < 2:
         plain = f"user.{plain}".rstrip(".")
     return [plain] + [f"{plain}{secrets.randbelow(10**digits):0{digits}}" for digits in (2, 3, 4, 5, 5, 5)]
-
-
-def _refresh_token() -> tuple[str, bytes]:
-    token = secrets.token_urlsafe(32)
-    return token, hashlib.sha256(token.encode()).digest()
-
-
-def _signed_in(request: Request, row: asyncpg.Record, refresh_token: str, *, status: int) -> HTTPResponse:
-    token = request.app.ctx.tokens.issue(user_id=row["user_id"], session_id=row["session_id"])
-    return json_bytes(
-        f'{{"user":{row["account"]},"accessToken":"{token}","refreshToken":"{refresh_token}"'
-        f',"expiresIn":{ACCESS_SECONDS}}}',
-        status=status,
-    )

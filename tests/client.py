@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ class Person:
     id: int
     name: str
     token: str
+    session_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class Api:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self._client = httpx.AsyncClient(base_url=base, timeout=LIMIT_SECONDS, trust_env=False, verify=False)
+        nothing = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # who is signed in, is said each time
+        self._client = httpx.AsyncClient(
+            base_url=base, timeout=LIMIT_SECONDS, trust_env=False, verify=False, cookies=nothing
+        )
 
     async def close(self) -> None:
         await self._client.aclose()

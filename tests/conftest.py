@@ -152,12 +152,16 @@ def people(db: asyncpg.Pool) -> Maker:
 
     async def make(name: str) -> Person:
         handle = f"{name}{next(NUMBERS)}_{os.getpid()}"
-        user_id = await db.fetchval(
-            "INSERT INTO users (name, username, email) VALUES ($1, $2, $2 || '@example.com') RETURNING id",
+        row = await db.fetchrow(
+            """WITH person AS (
+                   INSERT INTO users (name, username, email) VALUES ($1, $2, $2 || '@example.com') RETURNING id)
+               INSERT INTO sessions (user_id, refresh_hash, expires_at)
+               SELECT id, sha256($2::bytea), now() + interval '7 days' FROM person RETURNING id, user_id""",
             name,
             handle,
         )
-        return Person(user_id, name, tokens.issue(user_id=user_id, session_id=1))
+        token = tokens.issue(user_id=row["user_id"], session_id=row["id"])
+        return Person(row["user_id"], name, token, row["id"])
 
     return make
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,7 +11,18 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 
+from server.routes import Route
 from tests.client import LIMIT_SECONDS, Api, Reply
+from tests.conftest import Cast
+
+
+def url_of(route: Route, cast: Cast, **places: Any) -> str:
+    """The path of a route, filled in with what is there: the team, ben in it, its first message."""
+    url = route.path
+    ours = {"thread_id": cast.team, "member_id": cast.ben.id, "seq": 1, "session_id": cast.ada.session_id}
+    for name in route.places:
+        url = re.sub(rf"<{name}:\w+>", str((ours | places).get(name, 1)), url)
+    return url
 
 
 def refused(reply: Reply, status: int, code: str | None = None) -> Any:

@@ -11,19 +11,10 @@ from server.base.access import Tokens
 from server.routes import ROUTES, Route
 from tests.client import Api
 from tests.conftest import SECRET, Cast
-from tests.rules import ok, refused
+from tests.rules import ok, refused, url_of
 
 CLOSED = [route for route in ROUTES if route.access != "OPEN"]
 GETS = [route for route in ROUTES if route.method == "GET" and route.access != "STREAM"]
-
-
-def url_of(route: Route, cast: Cast) -> str:
-    """The path, filled in with what is there."""
-    return (
-        route.path.replace("<thread_id:id>", str(cast.team))
-        .replace("<member_id:id>", str(cast.ben.id))
-        .replace("<seq:id>", "1")
-    )
 
 
 def minted(user_id: int, secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
@@ -68,7 +59,7 @@ def test_no_address_is_given_twice_and_ids_are_whole_numbers() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
     assert all(":id>" in part for route in ROUTES for part in route.path.split("/") if "<" in part)
     assert {route.path for route in ROUTES if route.access == "OPEN"} == {
-        "/livez", "/readyz", "/healthz", "/api/auth/register", "/api/auth/login",
+        "/livez", "/readyz", "/healthz", "/api/auth/register", "/api/auth/login", "/api/auth/refresh",
     }  # fmt: skip
 
 

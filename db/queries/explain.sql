@@ -11,7 +11,7 @@
 -- locks:  the new rows
 WITH people AS (
     INSERT INTO users (id, name, username, email, password_hash, external_id)
-    SELECT i, 'Person ' || i, 'person' || i, 'person' || i || '@example.com', 'x', 'irc:sample:' || i
+    SELECT i, 'Person ' || i, 'person' || i, 'person' || i || '@example.com', 'hash ' || i, 'irc:sample:' || i
     FROM generate_series(1, 5000) i
 ), kinds AS (
     SELECT i AS id, CASE WHEN i > 300 THEN 'direct' WHEN i % 5 = 0 THEN 'channel' ELSE 'group' END AS kind
@@ -65,7 +65,19 @@ WITH people AS (
     SELECT k.id, n || '.txt', 100, '\x00' FROM kinds k, generate_series(1, 5) n
 ), session AS (
     INSERT INTO sessions (user_id, refresh_hash, expires_at)
-    SELECT 1 + i % 5000, decode(md5(i::text), 'hex'), '2027-01-01' FROM generate_series(1, 2000) i
+    SELECT 1 + i % 5000, decode(md5(i::text), 'hex'), '2036-01-01' FROM generate_series(1, 5000) i
+    RETURNING id
+), over AS (
+    INSERT INTO sessions (user_id, refresh_hash, expires_at, ended_at, ended_xid)
+    SELECT 1 + i % 5000, decode(md5('over ' || i::text), 'hex'), '2036-01-01', now(), pg_current_xact_id()
+    FROM generate_series(1, 500) i
+), spent AS (
+    INSERT INTO spent_tokens (hash, session_id) SELECT decode(md5(id || ' ' || n), 'hex'), id FROM session, generate_series(1, 3) n
+), ticket AS (
+    INSERT INTO tickets (hash, session_id, expires_at)
+    SELECT decode(md5(id::text), 'hex'), id, now() + id * interval '1 second' FROM session
+), act AS (
+    INSERT INTO audit (act, actor_id, subject_id) SELECT 'session.opened', 1 + i % 500, 1 + i % 500 FROM generate_series(1, 5000) i
 ), head AS (
     INSERT INTO thread_heads (thread_id, last_seq, last_rev, log_floor, message_count, last_deleted_seq, last_message_at)
     SELECT k.id, coalesce(m.last_seq, 0), coalesce(m.last_seq, 0) + 100, 100, coalesce(m.last_seq - m.last_seq / 50, 0),

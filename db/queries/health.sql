@@ -1,6 +1,6 @@
 -- health.sql: is the database there. Writes nothing.
 
--- name: answers :value
+-- name: alive :value
 -- 1, when the database answers.
 -- params:
 -- route:  GET /readyz

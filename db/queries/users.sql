@@ -1,52 +1,16 @@
--- users.sql: accounts and sign-ins.
--- Writes users and sessions. Emails and usernames are unique ignoring case, by index.
+-- users.sql: accounts.
+-- Writes users. Emails and usernames are unique ignoring case, by index.
 
--- name: register :one
--- A new account and its first sign-in. Raises users_email_key or users_username_key.
--- params: email, username, name, password_hash, refresh_hash (bytea, SHA-256), days (of the refresh token)
+-- name: create :value
+-- A new account. Raises users_email_key or users_username_key.
+-- params: email, username, name, password_hash, role
 -- route:  POST /api/auth/register
--- plan:   two inserts
--- locks:  the new rows
-WITH person AS (
-    INSERT INTO users (email, username, name, password_hash)
-    VALUES (:email, :username, :name, :password_hash)
-    RETURNING *
-), session AS (
-    INSERT INTO sessions (user_id, refresh_hash, expires_at)
-    SELECT id, :refresh_hash, now() + make_interval(days => :days) FROM person
-    RETURNING id
-)
-SELECT p.id AS user_id, session.id AS session_id, account_json(p) AS account
-FROM person p, session;
-
--- name: by_email :one
--- Who signs in with this email, ignoring case; no row when nobody, or without a password.
--- params: email
--- route:  POST /api/auth/login
--- plan:   users_email_key; one row
-SELECT id, password_hash FROM users WHERE lower(email) = lower(:email) AND password_hash IS NOT NULL;
-
--- name: by_username :one
--- Who signs in with this handle, ignoring case; no row when nobody, or without a password.
--- params: username
--- route:  POST /api/auth/login
--- plan:   users_username_key; one row
-SELECT id, password_hash FROM users WHERE lower(username) = lower(:username) AND password_hash IS NOT NULL;
-
--- name: open_session :one
--- A new sign-in of an account.
--- params: user_id, refresh_hash (bytea, SHA-256), days (of the refresh token)
--- route:  POST /api/auth/login
--- plan:   users_pkey; one insert
--- locks:  none but the new row
-WITH session AS (
-    INSERT INTO sessions (user_id, refresh_hash, expires_at)
-    VALUES (:user_id, :refresh_hash, now() + make_interval(days => :days))
-    RETURNING id
-)
-SELECT p.id AS user_id, session.id AS session_id, account_json(p) AS account
-FROM users p, session
-WHERE p.id = :user_id;
+-- cli:    bobbin createuser
+-- plan:   one insert
+-- locks:  the new row
+INSERT INTO users (email, username, name, password_hash, role)
+VALUES (:email, :username, :name, :password_hash, :role)
+RETURNING id;
 
 -- name: account :json
 -- The account as its owner sees it. No row when it is gone.
@@ -54,3 +18,40 @@ WHERE p.id = :user_id;
 -- route:  GET /api/me
 -- plan:   users_pkey; one row
 SELECT account_json(u) FROM users u WHERE u.id = :user_id;
+
+-- name: edit :json
+-- Change what is given; null leaves it. The account as it now is. Raises users_email_key or users_username_key.
+-- params: user_id, name, username, email, read_receipts
+-- route:  PATCH /api/me
+-- plan:   users_pkey; one row
+-- locks:  the account
+UPDATE users u
+SET name = coalesce(:name, u.name), username = coalesce(:username, u.username), email = coalesce(:email, u.email),
+    read_receipts = coalesce(:read_receipts::boolean, u.read_receipts)
+WHERE u.id = :user_id AND u.deactivated_at IS NULL
+RETURNING account_json(u);
+
+-- name: set_password :value
+-- Another password, where the stored one is still the one that was compared. No row otherwise.
+-- params: user_id, old_hash, new_hash
+-- route:  POST /api/me/password
+-- plan:   users_pkey; one row
+-- locks:  the account
+UPDATE users SET password_hash = :new_hash
+WHERE id = :user_id AND password_hash = :old_hash AND deactivated_at IS NULL
+RETURNING id;
+
+-- name: role :value
+-- The role of an active account for the whole server. No row when it is none.
+-- params: user_id
+-- live:   before every route of admins
+-- plan:   users_pkey; one row
+SELECT role FROM users WHERE id = :user_id AND deactivated_at IS NULL;
+
+-- name: secret_of :value
+-- The stored password of an account. No row when it has none, or is deactivated.
+-- params: user_id
+-- route:  POST /api/me/password
+-- route:  PATCH /api/me
+-- plan:   users_pkey; one row
+SELECT password_hash FROM users WHERE id = :user_id AND deactivated_at IS NULL AND password_hash IS NOT NULL;

@@ -1,13 +1,14 @@
-"""Who is asking: access tokens, and the sign-in that stands beside each path in ROUTES."""
+"""Who is asking: tokens, and the words for who may that stand beside each path in ROUTES."""
 
+import hashlib
+import hmac
 import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jwt
-from sanic import Request
 
 from server.base.errors import Unauthorized
 
@@ -16,34 +17,38 @@ CACHED_TOKENS = 10_000  # verifying one costs 40 us, most of a small request; at
 
 SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # a request id that may stand in a log and a header
 
-# OPEN: anybody. USER: a Bearer token. STREAM: the same, or ?token=, for EventSource can't set headers.
-Access = Literal["OPEN", "USER", "STREAM"]
+# OPEN: anybody. USER: whoever is signed in, bots included. PERSON: the same without bots. STREAM: as USER,
+# and by ?token= too, for EventSource can't set headers. ADMIN: a user of that role for the whole server.
+# HOST: a host application, by its key; it may call nothing else.
+Access = Literal["OPEN", "USER", "PERSON", "STREAM", "ADMIN", "HOST"]
+Kind = Literal["user", "bot", "host"]
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A signed-in person, by the token they showed."""
+    """Somebody signed in, by what they showed."""
 
     user_id: int
     session_id: int
-    expires_at: float  # Unix seconds
+    kind: Kind = "user"
+    expires_at: float = float("inf")  # Unix seconds: of the token, where it has an end
 
 
 class Tokens:
-    """Makes and reads access tokens (JWT, HS256, 15 minutes)."""
+    """Makes and reads what is signed and not stored: access tokens (JWT, HS256, 15 minutes) and cookies."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
         self._read: dict[str, Caller] = {}
 
-    def issue(self, *, user_id: int, session_id: int) -> str:
-        """A token for one sign-in of one person."""
+    def issue(self, *, user_id: int, session_id: int, seconds: int = ACCESS_SECONDS) -> str:
+        """An access token for one session of one person."""
         now = int(time.time())
-        claims = {"sub": str(user_id), "sid": session_id, "iat": now, "exp": now + ACCESS_SECONDS}
+        claims = {"sub": str(user_id), "sid": session_id, "iat": now, "exp": now + seconds}
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def caller(self, token: str) -> Caller:
-        """Whose token this is. Raises Unauthorized for any that we have not made, or too old."""
+        """Whose access token this is. Raises Unauthorized for any that we have not made, or too old."""
         caller = self._read.get(token)
         if caller is None:
             caller = self._verified(token)
@@ -57,26 +62,53 @@ class Tokens:
 
     def _verified(self, token: str) -> Caller:
         try:
-            claims = jwt.decode(
-                token, self._secret, algorithms=["HS256"], options={"require": ["exp", "sub"]}
-            )
-            return Caller(int(claims["sub"]), int(claims["sid"]), float(claims["exp"]))
+            claims = self._claims(token, ["exp", "sub"])
+            return Caller(int(claims["sub"]), int(claims["sid"]), expires_at=float(claims["exp"]))
         except jwt.ExpiredSignatureError:
             raise Unauthorized("The access token has expired.", code="token_expired") from None
         except (jwt.PyJWTError, KeyError, ValueError, TypeError):
             raise Unauthorized() from None
 
+    def _claims(self, token: str, required: list[str]) -> dict[str, Any]:
+        claims: dict[str, Any] = jwt.decode(
+            token, self._secret, algorithms=["HS256"], options={"require": required}
+        )
+        return claims
 
-def sign_in(request: Request, access: Access, tokens: Tokens) -> Caller:
-    """The caller of a request whose route wants one. Raises Unauthorized."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return tokens.caller(token.strip())
-    if access == "STREAM":
-        given = request.args.get("token")
-        if given:
-            return tokens.caller(given)
-    raise Unauthorized()
+    def cookie(self, *, session_id: int) -> str:
+        """What the session cookie holds. It has no end of its own: the session has."""
+        return f"{session_id}.{self._seal('cookie', session_id)}"
+
+    def cookie_session(self, cookie: str) -> int | None:
+        """The session of a cookie, or None when we have not made it."""
+        number, _, seal = cookie.partition(".")
+        if not re.fullmatch("[1-9][0-9]{0,18}", number):
+            return None
+        return int(number) if same(seal, self._seal("cookie", int(number))) else None
+
+    def csrf(self, session_id: int) -> str:
+        """What a page must send back in X-CSRF-Token with each write by cookie: it shows that the page
+        could read our cookies, which one of another site cannot."""
+        return self._seal("csrf", session_id)
+
+    def _seal(self, purpose: str, session_id: int) -> str:
+        return hmac.digest(self._secret.encode(), f"bobbin {purpose} {session_id}".encode(), "sha256").hex()
+
+
+def secret_token(prefix: str = "") -> tuple[str, bytes]:
+    """A token that nobody guesses, and its SHA-256, which is all that is stored of it."""
+    token = prefix + secrets.token_urlsafe(32)
+    return token, digest(token)
+
+
+def digest(token: str) -> bytes:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def same(given: str, wanted: str) -> bool:
+    """Whether they are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode())
 
 
 class RequestIds:

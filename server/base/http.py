@@ -9,10 +9,11 @@ import hashlib
 import hmac
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from functools import cache, partial
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from sanic import Request
@@ -23,9 +24,11 @@ from server.base.errors import BadRequest, Invalid, UnsupportedType
 JSON = "application/json; charset=utf-8"
 TOP = 2**63 - 1  # the largest bigint: beyond every id and seq
 B = TypeVar("B", bound="Body")
+Q = TypeVar("Q", bound="Query")
+H = TypeVar("H", bound=Callable[..., Any])
 
 
-# ---- bodies ------------------------------------------------------------------------------------
+# ---- what is taken ------------------------------------------------------------------------------------
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=False, kw_only=True):
@@ -34,6 +37,13 @@ class Body(msgspec.Struct, forbid_unknown_fields=False, kw_only=True):
     The type is checked by msgspec (400), the bounds by `read` (422), so that a client learns of all
     faults at once, in details, by field.
     """
+
+
+class Query(msgspec.Struct, kw_only=True):
+    """A query string. A field that is an int, a bool, a datetime or a Literal is read as such (400);
+    bounds are `length` and `whole` annotations (422). Other names than the fields are refused."""
+
+    lenient: ClassVar[bool] = False  # a stream: what its client adds besides is let be
 
 
 def length(low: int, high: int, *, pattern: str | None = None, trim: bool = True) -> msgspec.Meta:
@@ -63,15 +73,23 @@ def read(request: Request, kind: type[B]) -> B:
         raise _refused(str(error)) from None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise BadRequest("The body is not valid JSON.", code="not_json") from None
+    faults = _faults(body)
+    if faults:
+        raise Invalid(faults)
+    return body
+
+
+def _faults(found: Body | Query) -> dict[str, str]:
+    """What is out of bounds, by field. Text is trimmed on the way."""
     faults = {}
-    for name, rule, bounds in _rules(kind):
-        value = getattr(body, name)
+    for name, rule, bounds in _rules(type(found)):
+        value = getattr(found, name)
         if value is None:
             continue
         if rule == "text":
             if bounds[3]:
                 value = value.strip()
-                setattr(body, name, value)
+                setattr(found, name, value)
             fault = _text_fault(value, *bounds[:3])
         elif rule == "whole":
             fault = None if bounds[0] <= value <= bounds[1] else f"must be from {bounds[0]} to {bounds[1]}"
@@ -79,9 +97,7 @@ def read(request: Request, kind: type[B]) -> B:
             fault = _many_fault(value, *bounds)
         if fault:
             faults[name] = fault
-    if faults:
-        raise Invalid(faults)
-    return body
+    return faults
 
 
 def _text_fault(value: str, low: int, high: int, pattern: str | None) -> str | None:
@@ -110,7 +126,7 @@ def _decoder(kind: type[B]) -> msgspec.json.Decoder[B]:
 
 
 @cache
-def _rules(kind: type[Body]) -> tuple[tuple[str, str, tuple[Any, ...]], ...]:
+def _rules(kind: type[Body | Query]) -> tuple[tuple[str, str, tuple[Any, ...]], ...]:
     """(field, rule, bounds) of every annotation made by `length`, `whole` and `many`."""
     hints = msgspec.structs.fields(kind)
     return tuple((field.name, rule, bounds) for field in hints for rule, bounds in _extras(field.type))
@@ -138,41 +154,79 @@ def _refused(said: str) -> BadRequest | Invalid:
     return BadRequest(f"{at[1]}: {expected}." if at else f"{expected}.", code="wrong_type")
 
 
-# ---- query values ------------------------------------------------------------------------------
+# ---- query strings -----------------------------------------------------------------------------
 
 
-def known(request: Request, *names: str) -> dict[str, str]:
-    """The query string, refused when it has other names, or one name twice."""
-    found: dict[str, str] = {}
+def read_query(request: Request, kind: type[Q]) -> Q:
+    """The query string of a request as `kind`. Raises BadRequest or Invalid (all faults at once)."""
+    fields = _fields(kind)
+    given: dict[str, Any] = {}
     for name, value in request.get_query_args(keep_blank_values=True):
-        if name not in names:
+        if name not in fields:
+            if kind.lenient:
+                continue
             raise BadRequest(f"There is no query parameter {name[:40]!r} here.", code="unknown_parameter")
-        if name in found:
+        if name in given:
             raise BadRequest(f"{name} is given twice.", code="bad_parameter")
         if "\x00" in value:
             raise BadRequest(f"{name} must not contain NUL characters.", code="bad_parameter")
-        found[name] = value
+        given[name] = fields[name](value, name)
+    found = kind(**given)
+    faults = _faults(found)
+    if faults:
+        raise Invalid(faults)
     return found
 
 
-def number(values: dict[str, str], name: str, *, default: int, low: int, high: int) -> int:
-    """A whole number of the query string; 400 when it is none, 422 when out of range."""
-    given = values.get(name)
-    if given is None:
-        return default
-    if not re.fullmatch(r"-?[0-9]{1,40}", given):
+@cache
+def _fields(kind: type[Query]) -> dict[str, Callable[[str, str], Any]]:
+    """How each field of a query string is read."""
+    found: dict[str, Callable[[str, str], Any]] = {}
+    for field in msgspec.structs.fields(kind):
+        types = set(_plain(field.type))
+        words = tuple(word for part in types if get_origin(part) is Literal for word in get_args(part))
+        if words:
+            found[field.name] = partial(_word, words=words)
+        else:
+            found[field.name] = (
+                _switch
+                if bool in types
+                else _number
+                if int in types
+                else (moment if datetime in types else _text)
+            )
+    return found
+
+
+def _plain(hint: Any) -> Iterator[Any]:
+    """The types of a union, without their annotations."""
+    if get_origin(hint) is Annotated:
+        yield from _plain(get_args(hint)[0])
+    elif get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            yield from _plain(part)
+    else:
+        yield hint
+
+
+def _text(value: str, _: str) -> str:
+    return value
+
+
+def _number(value: str, name: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,40}", value):
         raise BadRequest(f"{name} must be a whole number.", code="bad_parameter")
-    if not low <= int(given) <= high:
-        raise Invalid({name: f"must be from {low} to {high}"})
-    return int(given)
+    return int(value)
 
 
-def word(values: dict[str, str], name: str, words: tuple[str, ...]) -> str | None:
-    """One of a closed set of words, or None when not given."""
-    given = values.get(name)
-    if given is not None and given not in words:
+def _word(value: str, name: str, *, words: tuple[str, ...]) -> str:
+    if value not in words:
         raise BadRequest(f"{name} must be one of {', '.join(words)}.", code="bad_parameter")
-    return given
+    return value
+
+
+def _switch(value: str, name: str) -> bool:
+    return _word(value, name, words=("true", "false")) == "true"
 
 
 def moment(value: str, name: str) -> datetime:
@@ -223,6 +277,18 @@ class Cursors:
 
 
 # ---- answers -----------------------------------------------------------------------------------
+
+
+def answers(shapes: dict[int, Any], problems: dict[int, str] | None = None) -> Callable[[H], H]:
+    """Declare what a handler answers: the type of each success (None: no body), and the codes of those
+    problems that its route does not have anyway. For the OpenAPI document; the tests hold every answer to it."""
+
+    def mark(handler: H) -> H:
+        handler.answers = shapes  # type: ignore[attr-defined]
+        handler.problems = {status: tuple(codes.split()) for status, codes in (problems or {}).items()}  # type: ignore[attr-defined]
+        return handler
+
+    return mark
 
 
 def json_bytes(body: bytes | str, *, status: int = 200) -> HTTPResponse:

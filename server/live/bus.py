@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 
 import redis.asyncio as redis
 from redis.asyncio.client import PubSub
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from server.base import log
 
-CONTROL = "bobbin:"  # always subscribed: a pub/sub connection must have a channel before it can listen
+ENDED = "ended"  # where the ids of sessions go that are over; always subscribed
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
 RECONNECT_SECONDS = (0.05, 1.0)
@@ -27,16 +27,16 @@ PENDING_BYTES = 8 * 1024 * 1024
 AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 
-def channel_of(epoch: str, thread_id: int) -> str:
-    """Where the doorbell of a thread rings."""
-    return f"bobbin:{epoch}:{thread_id}"
+def channel_of(epoch: str, topic: int | str) -> str:
+    """Where the doorbell of a thread rings, or that of ENDED."""
+    return f"bobbin:{epoch}:{topic}"
 
 
 class Bus:
     """Rings doorbells, and hears those that others ring.
 
     heard(thread_id, payload): a doorbell. joined(thread_id): a subscription stands from now on.
-    doubt(reason): something may have been missed.
+    doubt(reason): something may have been missed. ended(payload): sessions are over.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class Bus:
         heard: Callable[[int, bytes], None],
         joined: Callable[[int], None],
         doubt: Callable[[str], None],
+        ended: Callable[[bytes], None],
     ) -> None:
         self.up = False  # whether the listening connection stands
-        self._url, self._heard, self._joined, self._doubt = url, heard, joined, doubt
+        self._url, self._heard, self._joined, self._doubt, self._ended = url, heard, joined, doubt, ended
         self._epoch = ""
         self._threads: set[int] = set()
         self._outbox: deque[tuple[str, str]] = deque()
@@ -102,19 +103,27 @@ class Bus:
 
     def ring(self, thread_id: int, rev: int) -> None:
         """There is something up to rev: read the log."""
-        self._post(thread_id, str(rev))
+        self._ring(thread_id, str(rev))
 
     def ring_message(
         self, thread_id: int, rev: int, seq: int, quoted: int | None, message: str, bare: str | None
     ) -> None:
         """A new message, with the bytes that every reader gets: nobody need ask the database."""
-        self._post(thread_id, f"{rev} {seq} {quoted or 0}\n{message}\n{bare or ''}")
+        self._ring(thread_id, f"{rev} {seq} {quoted or 0}\n{message}\n{bare or ''}")
 
-    def _post(self, thread_id: int, payload: str) -> None:
+    def ring_ended(self, session_ids: Iterable[int]) -> None:
+        """These sessions are over."""
+        if ids := " ".join(str(one) for one in session_ids):
+            self._post(ENDED, ids)
+
+    def _ring(self, thread_id: int, payload: str) -> None:
         self._heard(thread_id, payload.encode())  # this worker's own readers need not wait for Redis
+        self._post(thread_id, payload)
+
+    def _post(self, topic: int | str, payload: str) -> None:
         if self._pending_bytes > PENDING_BYTES:
             return
-        self._outbox.append((channel_of(self._epoch, thread_id), payload))
+        self._outbox.append((channel_of(self._epoch, topic), payload))
         self._pending_bytes += len(payload)
         if not self._flushing:
             self._flushing = True
@@ -169,7 +178,8 @@ class Bus:
             try:
                 async with client.pubsub() as pubsub:
                     channels = [channel_of(self._epoch, thread_id) for thread_id in self._threads]
-                    await pubsub.subscribe(CONTROL, *channels)
+                    # One at least: before that a pub/sub connection cannot listen.
+                    await pubsub.subscribe(channel_of(self._epoch, ENDED), *channels)
                     self._pubsub, self.up = pubsub, True
                     pause = RECONNECT_SECONDS[0]
                     self._doubt("connected")  # whatever was rung before is not known here
@@ -197,13 +207,14 @@ class Bus:
             now = time.monotonic()
             if message is not None:
                 heard_at = now
-                _, _, thread_id = (message["channel"] or b"").rpartition(b":")
-                if not thread_id:
-                    continue
+                _, _, topic = (message["channel"] or b"").rpartition(b":")
                 if message["type"] == "message":
-                    self._heard(int(thread_id), message["data"])
-                elif message["type"] == "subscribe":
-                    self._joined(int(thread_id))
+                    if topic.isdigit():
+                        self._heard(int(topic), message["data"])
+                    else:
+                        self._ended(message["data"])
+                elif message["type"] == "subscribe" and topic.isdigit():
+                    self._joined(int(topic))
             if now - heard_at > SILENCE_SECONDS:
                 raise TimeoutError("silence")
             if now - pinged_at > PING_SECONDS:

@@ -8,8 +8,10 @@ from typing import Any
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from server import shapes
 from server.base import log
-from server.base.errors import AWAY, NotFound, Unavailable
+from server.base.errors import AWAY, NotFound, Unauthorized, Unavailable
+from server.base.http import Query, answers
 from server.live import changes
 from server.live.hub import LOG_PAGE, Feed, Gap, Hub
 from server.live.sight import FOREVER, Event, Sight
@@ -62,6 +64,15 @@ class Stream:
     def close(self) -> None:
         self._ending = True
         self.wake()
+
+    def cut(self) -> None:
+        """The session is over. Parked, it can say goodbye; held up by a slow reader, it is broken off."""
+        if self.parked:
+            self.parked = False  # the hub writes nothing more
+            self.close()
+        else:
+            self._ending = True
+            self.abort()
 
     def abort(self) -> None:
         if self._protocol is not None:
@@ -163,13 +174,20 @@ def resync(cursor: str) -> bytes:
     return f'id: {cursor}\nevent: resync\ndata: {{"cursor":"{cursor}"}}\n\n'.encode()
 
 
-async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None:
+class Follow(Query):
+    lenient = True
+    lastEventId: str | None = None
+    token: str | None = None
+
+
+@answers({200: shapes.EVENT_STREAM}, {503: "stopping"})
+async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTPResponse | None:
     """Follow a thread live, from now on or from where one has read to.
 
-    Last-Event-ID (header, or ?lastEventId=): the cursor to go on from; one that can't be served gets `resync`.
-    200 text/event-stream: ready {"cursor", "lastSeq"}, then message, message_updated, member,
-    thread_updated, thread_deleted, resync, each with its id; a comment every 15 s. It ends when the
-    caller is no longer a member, or the thread is deleted. 404 when not a member; 503 while stopping.
+    Last-Event-ID (header, or lastEventId): the cursor to go on from; one that can't be served gets `resync`.
+    token: a ticket or an access token, for clients that can't set headers. Events: ready {"cursor", "lastSeq"}, then
+    message, message_updated, member, thread_updated, thread_deleted, resync, each with its id; a comment every 15 s.
+    The stream ends when the caller is no longer a member, the thread is deleted, or the session ends.
     """
     ctx, user_id = request.app.ctx, request.ctx.user_id
     hub: Hub = ctx.hub
@@ -179,7 +197,7 @@ async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None
     if door is None:
         raise NotFound()
     head, epoch = door["last_rev"], ctx.epoch
-    given = request.headers.get("last-event-id") or request.args.get("lastEventId")
+    given = request.headers.get("last-event-id") or query.lastEventId
     start, missed = head, False
     if given:
         position = changes.position(given, epoch=epoch, thread_id=thread_id)
@@ -191,6 +209,9 @@ async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None
         f'id: {cursor}\nevent: ready\ndata: {{"cursor":"{cursor}","lastSeq":{door["last_seq"]}}}\n\n'
     ).encode() + (resync(cursor) if missed else b"")
     stream = Stream(hub, changes.sight_of(door, user_id), start, head=head)
+    session_id = request.ctx.session_id
+    if not ctx.endings.watch(session_id, stream):
+        raise Unauthorized("This session has ended.", code="session_ended")
     feed = hub.follow(stream, thread_id, head=head)
     try:
         response = await request.respond(
@@ -205,3 +226,4 @@ async def thread_stream(request: Request, thread_id: int) -> HTTPResponse | None
         return None  # Sanic ends the response
     finally:
         hub.leave(stream, feed)
+        ctx.endings.unwatch(session_id, stream)

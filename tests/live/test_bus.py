@@ -20,6 +20,7 @@ async def bus(url: str, *, epoch: str) -> AsyncIterator[tuple[Bus, "asyncio.Queu
         heard=lambda _, payload: heard.put_nowait(payload),
         joined=lambda _: joined.set(),
         doubt=lambda _: None,
+        ended=lambda payload: heard.put_nowait(b"ended " + payload),
     )
     await made.follow(7)
     made.start(epoch=epoch)
@@ -45,13 +46,24 @@ async def test_a_doorbell_is_heard_in_its_own_log_only(backing: Backing) -> None
         async with asyncio.timeout(10):
             assert await elsewhere.get() == await elsewhere.get() == b"2"  # the first it heard
         assert heard.empty() and beside.empty()
+        ours.ring_ended([3, 12])
+        ours.ring_ended([])
+        theirs.ring_ended([4])
+        async with asyncio.timeout(10):
+            assert await heard.get() == await beside.get() == b"ended 3 12"
+            assert await elsewhere.get() == b"ended 4"
+        assert heard.empty() and beside.empty()
 
 
 async def test_a_server_that_is_away_is_told_once_and_stops_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     bell = Bus(
-        "redis://:hush@127.0.0.1:1", heard=lambda *_: None, joined=lambda _: None, doubt=lambda _: None
+        "redis://:hush@127.0.0.1:1",
+        heard=lambda *_: None,
+        joined=lambda _: None,
+        doubt=lambda _: None,
+        ended=lambda _: None,
     )
     bell.start(epoch="aaaa")
     for rev in range(3):

@@ -18,9 +18,10 @@ from server import members, messages, threads
 from server.base.db import open_pool
 from server.live import changes, hub
 from server.live.bus import Bus
+from server.live.endings import Endings
 from server.live.hub import RING_BYTES, RING_EVENTS, Feed, Gap, Hub
 from server.live.sight import Event
-from server.live.sse import PIECE_BYTES, thread_stream
+from server.live.sse import PIECE_BYTES, Follow, thread_stream
 from tests.client import NUMBERS
 from tests.live.wire import Frame, frames, so
 
@@ -35,7 +36,7 @@ class Bells(Bus):
         self.ready = asyncio.Event()  # of a subscription
         self.ready.set()
 
-    def _post(self, thread_id: int, payload: str) -> None:
+    def _ring(self, thread_id: int, payload: str) -> None:
         self.rung.append((thread_id, payload.encode()))
 
     async def follow(self, thread_id: int) -> None:
@@ -91,16 +92,15 @@ class Reader:
         async def respond(**_: object) -> Line:
             return self.line
 
-        ctx = SimpleNamespace(hub=desk.hub, db=desk.db, epoch=desk.hub.epoch)
+        ctx = SimpleNamespace(hub=desk.hub, db=desk.db, epoch=desk.hub.epoch, endings=Endings(desk.db))
         request: Any = SimpleNamespace(
             app=SimpleNamespace(ctx=ctx),
-            ctx=SimpleNamespace(user_id=user_id, request_id="test"),
+            ctx=SimpleNamespace(user_id=user_id, session_id=1, request_id="test"),
             headers=headers,
-            args={},
             stream=SimpleNamespace(protocol=self.line),
             respond=respond,
         )
-        self.task = asyncio.ensure_future(thread_stream(request, desk.thread_id))
+        self.task = asyncio.ensure_future(thread_stream(request, desk.thread_id, Follow()))
 
     @property
     def told(self) -> list[Frame]:

@@ -1,4 +1,4 @@
-"""Accounts and sign-ins, and that no secret is written down."""
+"""Signing in, staying signed in and no longer, and that no secret is written down."""
 
 import asyncio
 from itertools import count
@@ -10,7 +10,8 @@ import pytest
 
 from server.base.access import ACCESS_SECONDS
 from server.base.errors import Unavailable
-from server.users import Passwords, handles
+from server.base.passwords import Passwords
+from server.users import handles
 from tests.client import Api, Person
 from tests.conftest import Cast
 from tests.ops.process import Bobbin
@@ -235,6 +236,7 @@ async def test_any_name_registers_without_a_username(api: Api, name: str) -> Non
 
 async def test_a_token_of_somebody_who_is_no_more_is_refused(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
     ok(await api.get("/api/me", as_=cast.mallory))
+    await db.execute("DELETE FROM sessions WHERE user_id = $1", cast.mallory.id)
     await db.execute("DELETE FROM users WHERE id = $1", cast.mallory.id)
     refused(await api.get("/api/me", as_=cast.mallory), 401, "unauthorized")
 

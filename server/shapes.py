@@ -1,0 +1,214 @@
+"""What answers look like, for the OpenAPI document; the tests hold every answer to it.
+
+Nothing is encoded through these: most JSON is made by Postgres (db/migrations, the functions *_json).
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Id = Annotated[int, Meta(ge=1, description="an id")]
+Seq = Annotated[int, Meta(ge=0, description="a position in a thread; 0: before the first message")]
+Rev = Annotated[int, Meta(ge=0, description="a place in the changes of a thread")]
+Time = Annotated[datetime, Meta(tz=True)]
+Cursor = Annotated[str, Meta(description="opaque; leads on from here")]
+MemberRole = Literal["admin", "moderator", "member"]
+
+
+class Shape(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A JSON object."""
+
+
+class Error(Shape):
+    error: Annotated[str, Meta(description="a sentence for people")]
+    code: Annotated[str, Meta(description="a word for programs")]
+    requestId: str
+    details: Annotated[dict[str, object], Meta(description="by field")] | UnsetType = UNSET
+
+
+# ---- people ------------------------------------------------------------------------------------
+
+
+class Settings(Shape):
+    readReceipts: bool
+
+
+class User(Shape):
+    """An account as its owner sees it."""
+
+    id: Id
+    email: str | None
+    username: str | None
+    name: str
+    role: Literal["admin", "agent", "member"]
+    settings: Settings
+
+
+class UserAnswer(Shape):
+    user: User
+
+
+class SignedIn(Shape):
+    user: User
+    accessToken: str
+    refreshToken: str
+    expiresIn: Annotated[int, Meta(description="seconds of the access token")]
+
+
+class Session(Shape):
+    """A sign-in of one device."""
+
+    id: Id
+    current: Annotated[bool, Meta(description="the one that asks")]
+    createdAt: Time
+    lastUsedAt: Time
+    expiresAt: Time
+    address: str | None
+    userAgent: str | None
+
+
+class SessionList(Shape):
+    sessions: list[Session]
+
+
+class Ticket(Shape):
+    token: str
+    expiresIn: int
+
+
+class Author(Shape):
+    id: Id
+    name: str
+    kind: Literal["user", "contact", "bot"]
+
+
+# ---- threads -----------------------------------------------------------------------------------
+
+
+class LastMessage(Shape):
+    seq: Seq
+    author: Author
+    text: Annotated[str, Meta(description="the first 200 characters")]
+    deletedAt: Time | UnsetType = UNSET
+
+
+class FirstMember(Shape):
+    userId: Id
+    name: str
+    username: str | None
+    role: MemberRole
+
+
+class Thread(Shape):
+    """A thread as the caller sees it."""
+
+    id: Id
+    kind: Literal["direct", "group", "channel", "contact"]
+    history: Literal["all", "joined"]
+    title: str | None
+    createdAt: Time
+    lastSeq: Seq
+    lastRev: Rev
+    streamCursor: Cursor
+    lastMessageAt: Time | None
+    lastMessage: LastMessage | None
+    messageCount: Annotated[int, Meta(ge=0, description="without the deleted ones")]
+    unreadCount: Annotated[int, Meta(ge=0)]
+    lastReadSeq: Seq
+    role: Annotated[MemberRole | None, Meta(description="null: a channel that one has not joined")]
+    members: Annotated[list[FirstMember], Meta(description="the first ten; not of channels")] | UnsetType = (
+        UNSET
+    )
+
+
+class ThreadAnswer(Shape):
+    thread: Thread
+
+
+class ThreadPage(Shape):
+    threads: list[Thread]
+    nextCursor: Cursor | None
+
+
+class Member(Shape):
+    userId: Id
+    name: str
+    username: str | None
+    kind: Literal["user", "bot"]
+    role: MemberRole
+    joinedAt: Time
+
+
+class MemberPage(Shape):
+    members: list[Member]
+    nextCursor: Cursor | None
+
+
+class MemberAnswer(Shape):
+    userId: Id
+    role: MemberRole
+
+
+class Joined(Shape):
+    threadId: Id
+    role: MemberRole
+
+
+# ---- messages ----------------------------------------------------------------------------------
+
+
+class Quote(Shape):
+    """The message that is answered; its seq alone where the reader may not see it, or it is deleted."""
+
+    seq: Seq
+    author: Author | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+
+
+class Message(Shape):
+    threadId: Id
+    seq: Seq
+    rev: Rev
+    author: Author
+    text: str
+    createdAt: Time
+    files: list[dict[str, object]]
+    reactions: list[dict[str, object]]
+    clientId: str | UnsetType = UNSET
+    form: Literal["action", "notice"] | UnsetType = UNSET
+    editedAt: Time | UnsetType = UNSET
+    deletedAt: Time | UnsetType = UNSET
+    replyTo: Quote | UnsetType = UNSET
+    status: (
+        Annotated[Literal["sent", "delivered", "read"], Meta(description="of one's own messages")] | UnsetType
+    ) = UNSET
+
+
+class MessageAnswer(Shape):
+    message: Message
+
+
+class MessagePage(Shape):
+    items: list[Message]
+    nextCursor: Cursor | None
+    prevCursor: Cursor | None
+    streamCursor: Cursor
+
+
+# ---- the server --------------------------------------------------------------------------------
+
+
+class Alive(Shape):
+    status: Literal["ok"]
+
+
+class Ready(Shape):
+    status: Literal["ok", "degraded", "unavailable"]
+    app: Literal["ok", "starting", "draining"]
+    database: Literal["ok", "away", "unknown"]
+    redis: Literal["ok", "away", "unknown"]
+
+
+EVENT_STREAM = msgspec.Raw  # stands for text/event-stream: not JSON
