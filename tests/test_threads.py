@@ -183,7 +183,7 @@ async def test_search_matches_any_part_of_a_title_ignoring_case_and_takes_it_lit
     for search, found in {
         "pha": ["Alpha 100% done"], "ALPHA": ["Alpha 100% done"], "%25": ["Alpha 100% done"], "_": ["beta_test"],
         "a_t": ["beta_test"], "a%25t": [], "b_ta": [], "gamma": ["GAMMA"], "%C3%BCber": ["ÜBER uns"], "\\": ["a\\b"],
-        "nothing": [], "*": [], ".": [], "x" * 5000: [],
+        "nothing": [], "*": [], ".": [], "x" * 1000: [],
     }.items():  # fmt: skip
         assert await mine(api, ada, f"&search={search}") == found, search
     assert len(await mine(api, ada, "&search=")) == len(await mine(api, ada, "&search=%20")) == 6
