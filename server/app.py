@@ -8,6 +8,7 @@ import orjson
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
+from server import openapi
 from server.base import log
 from server.base.access import RequestIds, Tokens
 from server.base.db import Connections, open_pool
@@ -21,7 +22,7 @@ from server.live import changes, sse
 from server.live.bus import Bus
 from server.live.endings import Endings
 from server.live.hub import Hub
-from server.routes import add_routes, allowed, answer_to
+from server.routes import ROUTES, add_routes, allowed, answer_to
 from server.sessions import SignIns
 
 DATABASE_SECONDS = 0.5  # between two looks for a database that is away when a worker begins
@@ -51,6 +52,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.ctx.request_ids = RequestIds()
     app.ctx.tasks = Tasks()
     app.ctx.turns = Turns()
+    described = openapi.document(ROUTES)
+    app.ctx.openapi, app.ctx.docs = orjson.dumps(described), openapi.page(described)
     add_routes(app)
 
     async def start(app: Sanic[Any, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import asyncpg
 import orjson
+from msgspec import Meta
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -76,7 +77,7 @@ class MessageQuery(Query):
     cursor: str | None = None
     limit: Annotated[int, whole(1, 100)] = 50
     around: Annotated[int, whole()] | None = None
-    at: datetime | None = None
+    at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class NewMessage(Body):

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from server import health, members, messages, sessions, threads, users
+from server import health, members, messages, openapi, sessions, threads, users
 from server.base import log
 from server.base.access import Access, Caller
 from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
@@ -77,6 +77,8 @@ ROUTES: tuple[Route, ...] = tuple(
         ("GET", "/livez", health.livez, "OPEN", "free"),
         ("GET", "/readyz", health.readyz, "OPEN", "free"),
         ("GET", "/healthz", health.readyz, "OPEN", "free"),
+        ("GET", "/openapi.json", openapi.get_openapi, "OPEN", "free"),
+        ("GET", "/docs", openapi.get_docs, "OPEN", "free"),
         ("POST", "/api/auth/register", sessions.post_register, "OPEN", "register"),
         ("POST", "/api/auth/login", sessions.post_login, "OPEN", "auth"),
         ("POST", "/api/auth/refresh", sessions.post_refresh, "OPEN", "auth"),

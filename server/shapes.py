@@ -4,9 +4,8 @@ Nothing is encoded through these: most JSON is made by Postgres (db/migrations, 
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Id = Annotated[int, Meta(ge=1, description="an id")]
@@ -25,7 +24,7 @@ class Error(Shape):
     error: Annotated[str, Meta(description="a sentence for people")]
     code: Annotated[str, Meta(description="a word for programs")]
     requestId: str
-    details: Annotated[dict[str, object], Meta(description="by field")] | UnsetType = UNSET
+    details: Annotated[dict[str, Any], Meta(description="by field")] | UnsetType = UNSET
 
 
 # ---- people ------------------------------------------------------------------------------------
@@ -174,8 +173,8 @@ class Message(Shape):
     author: Author
     text: str
     createdAt: Time
-    files: list[dict[str, object]]
-    reactions: list[dict[str, object]]
+    files: list[dict[str, Any]]
+    reactions: list[dict[str, Any]]
     clientId: str | UnsetType = UNSET
     form: Literal["action", "notice"] | UnsetType = UNSET
     editedAt: Time | UnsetType = UNSET
@@ -211,4 +210,46 @@ class Ready(Shape):
     redis: Literal["ok", "away", "unknown"]
 
 
-EVENT_STREAM = msgspec.Raw  # stands for text/event-stream: not JSON
+# ---- what is no JSON, and what streams tell ----------------------------------------------------
+
+HTML = "text/html; charset=utf-8"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+
+class StreamReady(Shape):
+    cursor: Cursor
+    lastSeq: Seq
+
+
+class StreamResync(Shape):
+    """Something is missing that can't be told any more: fetch afresh, and go on from here."""
+
+    cursor: Cursor
+
+
+class MemberChange(Shape):
+    threadId: Id
+    rev: Rev
+    act: Literal["joined", "left", "removed", "role"]
+    userId: Id
+    name: str
+    username: str | None
+    role: MemberRole | None
+
+
+class ThreadChange(Shape):
+    id: Id
+    rev: Rev
+    kind: Literal["direct", "group", "channel", "contact"]
+    title: str | None
+
+
+EVENTS: dict[str, type[Shape]] = {  # of a thread stream, by the name of the event
+    "ready": StreamReady,
+    "message": Message,
+    "message_updated": Message,
+    "member": MemberChange,
+    "thread_updated": ThreadChange,
+    "thread_deleted": ThreadChange,
+    "resync": StreamResync,
+}

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import orjson
 
+from tests.conformity import conforms, event_conforms
+
 LIMIT_SECONDS = 20.0  # how long a test waits for something that must come
 
 
@@ -65,6 +67,8 @@ class Api:
         if as_ is not None:
             headers["Authorization"] = f"Bearer {as_.token}"
         answer = await self._client.request(method, path, headers=headers, **more)
+        content_type = answer.headers.get("content-type", "")
+        conforms(method, path, answer.status_code, content_type, answer.content)
         return Reply(answer.status_code, answer.headers, answer.content)
 
     async def get(self, path: str, *, as_: Person | None = None, **more: Any) -> Reply:
@@ -138,6 +142,7 @@ class Stream:
                     if "retry" in fields:
                         self.retry_ms = int(fields["retry"])
                     if "event" in fields:
+                        event_conforms(fields["event"], fields["data"])
                         event = Event(fields.get("id"), fields["event"], orjson.loads(fields["data"]))
                         self.seen.append(event)
                         self._queue.put_nowait(event)

@@ -214,7 +214,7 @@ async def test_no_query_does_harm(api: Api, ready: Cast, route: Route) -> None:
         for name in names:
             refused(await api.get(f"{url}?{name}=%00", as_=who), 400)
     if who is not None:
-        ok(await api.get(url, as_=who))
+        assert (await api.get(url, as_=who)).status == 200
 
 
 async def test_no_header_of_a_send_or_a_stream_does_harm(api: Api, ready: Cast) -> None:

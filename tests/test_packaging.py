@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from server import __version__
 from server.__main__ import MODULES, main
 from server.base.db import blocks
 from server.base.settings import SETTINGS, env_example, markdown
@@ -368,6 +369,10 @@ def test_the_settings_are_written_down() -> None:
     table = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", read("README.md"), re.S)
     assert table and table[1] == markdown()
     assert read(".env.example") == env_example()
+
+
+def test_the_version_is_said_alike() -> None:
+    assert PROJECT["version"] == __version__
 
 
 def test_a_release_says_what_its_migrations_lock() -> None:
