@@ -18,7 +18,7 @@ from typing import Any
 
 import asyncpg
 
-from load import baseline, pgbench, stage
+from load import baseline, guarded, pgbench, stage
 from load.fanout import Fanout, fanout, text_of
 from load.figures import Figure, percentile, spread
 from load.http_client import Address, Api, Connection, Drive, drive, request_bytes
@@ -651,5 +651,7 @@ PARTS: dict[str, Callable[[Stage, Plan], list[Figure]]] = {  # in this order: se
     "fanout": latency,
     "idle": idle,
     "stalled": stalled,
+    "access": lambda on, plan: guarded.access(on, plan.seconds / 2),
+    "logins": lambda on, plan: guarded.logins(on, plan.seconds),
     "start": start,
 }
