@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from server.live.endings import Endings
 from tests.client import Api, Person, Stream
 from tests.conftest import SECRET, Backing, Cast
 from tests.live.crowd import register
+from tests.live.wire import wire
 from tests.ops.process import Bobbin
 from tests.rules import ok, refused
 
@@ -39,6 +42,19 @@ async def test_logout_ends_the_streams_of_that_session_only(api: Api, cast: Cast
         assert [event.data["seq"] for event in await mine.until(said["rev"])] == [1]
 
 
+async def test_a_reader_that_stands_still_is_cut_off_too(api: Api, cast: Cast, address: str) -> None:
+    """What it has not yet taken is not kept for it."""
+    text, count = "x" * 9_900, 600  # 6 MB: more than its socket takes in
+    async with wire(address, cast.team, cast.ben, receive_bytes=4096) as stands_still:
+        for _ in range(count):
+            last = await api.say(cast.team, cast.ada, text)
+        ok(await api.post("/api/auth/logout", as_=cast.ben), 204)
+        after = await api.say(cast.team, cast.ada, "after the end")
+        told = [frame for frame in await stands_still.rest() if frame.event == "message"]
+    assert 0 < len(told) < count, "this reader did not stand still"
+    assert told[-1].rev < last["rev"] < after["rev"]
+
+
 async def test_without_redis_too(backing: Backing) -> None:
     """REDIS_URL leads nowhere: what ends is found by looking."""
     await backing.drop(name := f"endings_{id(backing)}")
@@ -60,9 +76,6 @@ async def test_without_redis_too(backing: Backing) -> None:
 
 @contextlib.contextmanager
 def _server(backing: Backing, name: str) -> Iterator[Bobbin]:
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory(prefix="bobbin-test-") as folder:
         server = Bobbin(
             Path(folder),
