@@ -8,9 +8,9 @@ import asyncpg
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import shapes
+from server import audit, blocks, shapes, users
 from server.base.db import Db, query
-from server.base.errors import Conflict, Forbidden, Invalid, NotFound
+from server.base.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
 from server.base.http import Body, Query, answers, empty, json_bytes, whole
 
 Role = Literal["admin", "moderator", "member"]
@@ -37,7 +37,7 @@ async def succession(db: Db, *, thread_id: int, member_id: int) -> asyncpg.Recor
 
 
 @query
-async def open_span(db: Db, *, thread_id: int, member_id: int, role: str) -> int | None: ...
+async def open_span(db: Db, *, thread_id: int, member_id: int, role: str, by_id: int) -> int | None: ...
 
 
 @query
@@ -46,6 +46,12 @@ async def close_span(db: Db, *, thread_id: int, member_id: int, act: str) -> int
 
 @query
 async def set_role(db: Db, *, thread_id: int, member_id: int, role: str) -> int | None: ...
+
+
+@query
+async def settle(
+    db: Db, *, user_id: int, thread_id: int, muted: bool | None, archived: bool | None, notify: str | None
+) -> int | None: ...
 
 
 class MemberQuery(Query):
@@ -77,18 +83,22 @@ async def act(
     work: Callable[[Db, Held], Awaitable[int | None]],
     *,
     member_id: int | None = None,
+    adding: bool = False,
     outsider: bool = False,
 ) -> int | None:
     """Run work in a transaction that holds the two people's memberships and the head of the thread.
 
-    work answers the rev of its change, or None when nothing has changed; the doorbell is rung after
-    the commit. NotFound for a thread that isn't there or that the caller is not in (unless outsider).
+    adding holds the one acted upon too, so that they are not blocking or deactivated meanwhile. work answers
+    the rev of its change, or None when nothing has changed; the doorbell is rung after the commit. NotFound for
+    a thread that isn't there or that the caller is not in (unless outsider).
     """
     ctx, me = request.app.ctx, request.ctx.user_id
     people = (me,) if member_id in (None, me) else (me, member_id)
 
     async def run() -> int | None:
         async with ctx.db.acquire() as conn, conn.transaction():
+            if adding and member_id is not None:
+                await users.hold(conn, user_ids=(member_id,))
             roles = {
                 row["user_id"]: row["role"]
                 for row in await hold_members(conn, thread_id=thread_id, user_ids=people)
@@ -124,20 +134,25 @@ async def list_members(request: Request, thread_id: int, query: MemberQuery) -> 
     return json_bytes(f'{{"members":{row["members"]},"nextCursor":{following}}}')
 
 
-@answers({201: shapes.MemberAnswer}, {403: "forbidden", 409: "already_member direct_thread"})
+@answers({201: shapes.MemberAnswer}, {403: "forbidden blocked", 409: "already_member direct_thread"})
 async def post_member(request: Request, thread_id: int, body: NewMember) -> HTTPResponse:
-    """Add somebody: admins and moderators; a role above member only by an admin."""
+    """Add somebody: admins and moderators; a role above member only by an admin. Not whoever has blocked the caller."""
+    me = request.ctx.user_id
 
     async def work(db: Db, held: Held) -> int | None:
-        _no_direct(held)
+        no_direct(held.kind)
         if held.role == "member" or (held.role != "admin" and body.role != "member"):
             raise Forbidden()
-        rev = await open_span(db, thread_id=thread_id, member_id=body.userId, role=body.role)
+        rev = await open_span(db, thread_id=thread_id, member_id=body.userId, role=body.role, by_id=me)
         if rev is None:
+            await blocks.refuse(db, user_ids=(body.userId,), blocked_id=me)
             raise Invalid({"userId": "there is no such person"})
+        await audit.record(
+            db, request, "member.added", subject_id=body.userId, thread_id=thread_id, role=body.role
+        )
         return rev
 
-    await act(request, thread_id, work, member_id=body.userId)
+    await act(request, thread_id, work, member_id=body.userId, adding=True)
     return json_bytes(f'{{"userId":{body.userId},"role":"{body.role}"}}', status=201)
 
 
@@ -147,14 +162,19 @@ async def patch_member(request: Request, thread_id: int, member_id: int, body: N
     role = body.role
 
     async def work(db: Db, held: Held) -> int | None:
-        _no_direct(held)
+        no_direct(held.kind)
         if held.role != "admin":
             raise Forbidden()
         if held.member_role is None:
             raise NotFound()
         if held.member_role == "admin" and role != "admin":
             await _keep_an_admin(db, thread_id, member_id)
-        return await set_role(db, thread_id=thread_id, member_id=member_id, role=role)
+        rev = await set_role(db, thread_id=thread_id, member_id=member_id, role=role)
+        if rev is not None:
+            await audit.record(
+                db, request, "member.role", subject_id=member_id, thread_id=thread_id, role=role
+            )
+        return rev
 
     await act(request, thread_id, work, member_id=member_id)
     return json_bytes(f'{{"userId":{member_id},"role":"{role}"}}')
@@ -167,11 +187,12 @@ async def delete_member(request: Request, thread_id: int, member_id: int) -> HTT
         return await post_leave(request, thread_id)
 
     async def work(db: Db, held: Held) -> int | None:
-        _no_direct(held)
+        no_direct(held.kind)
         if held.role == "member" or (held.role != "admin" and held.member_role == "admin"):
             raise Forbidden()
         if held.member_role is None:
             raise NotFound()
+        await audit.record(db, request, "member.removed", subject_id=member_id, thread_id=thread_id)
         return await close_span(db, thread_id=thread_id, member_id=member_id, act="removed")
 
     await act(request, thread_id, work, member_id=member_id)
@@ -191,15 +212,29 @@ async def post_join(request: Request, thread_id: int) -> HTTPResponse:
         if held.role is not None:
             role = held.role
             return None
-        return await open_span(db, thread_id=thread_id, member_id=me, role="member")
+        return await come_in(db, thread_id, me)
 
+    await act_once(request, thread_id, work)
+    return json_bytes(f'{{"threadId":{thread_id},"role":"{role}"}}')
+
+
+async def come_in(db: Db, thread_id: int, user_id: int) -> int:
+    """Somebody lets themself in, as member. The rev of the change."""
+    rev = await open_span(db, thread_id=thread_id, member_id=user_id, role="member", by_id=user_id)
+    if rev is None:
+        raise Unauthorized()  # deactivated since the request was let through
+    return rev
+
+
+async def act_once(
+    request: Request, thread_id: int, work: Callable[[Db, Held], Awaitable[int | None]]
+) -> None:
+    """act for somebody who may not be in yet; when they come in twice at once, the other time counts."""
     try:
         await act(request, thread_id, work, outsider=True)
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "memberships_open":
             raise
-        # Joined twice at once: the other one did it.
-    return json_bytes(f'{{"threadId":{thread_id},"role":"{role}"}}')
 
 
 @answers({204: None}, {409: "direct_thread last_admin"})
@@ -208,7 +243,7 @@ async def post_leave(request: Request, thread_id: int) -> HTTPResponse:
     me = request.ctx.user_id
 
     async def work(db: Db, held: Held) -> int | None:
-        _no_direct(held)
+        no_direct(held.kind)
         if held.role == "admin":
             await _keep_an_admin(db, thread_id, me)
         return await close_span(db, thread_id=thread_id, member_id=me, act="left")
@@ -217,8 +252,9 @@ async def post_leave(request: Request, thread_id: int) -> HTTPResponse:
     return empty()
 
 
-def _no_direct(held: Held) -> None:
-    if held.kind == "direct":
+def no_direct(kind: str) -> None:
+    """For what can't be done to a direct thread. Raises Conflict."""
+    if kind == "direct":
         raise Conflict("A direct thread has exactly two people.", code="direct_thread")
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import shapes
+from server import blocks, shapes
 from server.base.db import Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
@@ -177,12 +177,12 @@ async def get_message(request: Request, thread_id: int, seq: int) -> HTTPRespons
     return json_bytes(f'{{"message":{found}}}')
 
 
-@answers({201: shapes.MessageAnswer, 200: shapes.MessageAnswer}, {422: "client_id_reused"})
+@answers({201: shapes.MessageAnswer, 200: shapes.MessageAnswer}, {403: "blocked", 422: "client_id_reused"})
 async def post_message(request: Request, thread_id: int, body: NewMessage) -> HTTPResponse:
     """Send. With a clientId (or the header Idempotency-Key, the same thing) it may be repeated for ever.
 
     The text is trimmed. 200 and the message as it now is, when this clientId has been used for it; 422 when it was
-    used for another body.
+    used for another body. 403 when the other one of a direct thread has blocked me.
     """
     client_id = _client_id(request, body)
     if body.fileIds:
@@ -192,6 +192,8 @@ async def post_message(request: Request, thread_id: int, body: NewMessage) -> HT
     row = await request.app.ctx.tasks.finish(
         _send(request.app.ctx, request.ctx.user_id, thread_id, body, client_id)
     )
+    if row is not None and row["message"] is None and row["blocked"]:
+        raise blocks.refused()
     if row is None or (row["message"] is None and row["quotable"]):
         raise NotFound()  # not in it; or the thread was deleted while this waited
     if row["message"] is None:
@@ -239,16 +241,20 @@ def body_hash(body: NewMessage) -> bytes:
     return hashlib.sha256(orjson.dumps([body.text, body.replyTo, body.fileIds])).digest()
 
 
-@answers({200: shapes.MessageAnswer}, {403: "forbidden", 409: "message_deleted"})
+@answers({200: shapes.MessageAnswer}, {403: "forbidden blocked", 409: "message_deleted"})
 async def patch_message(request: Request, thread_id: int, seq: int, body: NewText) -> HTTPResponse:
     """Edit: the author. The same text again changes nothing."""
     ctx = request.app.ctx
     work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=body.text)
     row = await ctx.tasks.finish(_change(ctx, thread_id, work))
-    if row is None or row["gone"]:
+    if row is None:
         raise NotFound()
     if not row["own"]:
         raise Forbidden()
+    if row["blocked"]:
+        raise blocks.refused()
+    if row["gone"]:
+        raise NotFound()
     if row["deleted"]:
         raise Conflict("This message has been deleted.", code="message_deleted")
     return json_bytes(f'{{"message":{row["message"]}}}')

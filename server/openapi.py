@@ -14,7 +14,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from server import __version__, shapes
-from server.base.http import answers, json_bytes
+from server.base.http import answers, json_bytes, required
 
 if TYPE_CHECKING:
     from server.routes import Route
@@ -166,7 +166,7 @@ def _parameters(route: "Route", components: dict[str, Any]) -> list[dict[str, An
             {
                 "name": name,
                 "in": "query",
-                "required": name in _required(route.query),
+                "required": name in required(route.query),
                 "schema": _given(schema),
             }
             for name, schema in properties.items()
@@ -177,10 +177,6 @@ def _parameters(route: "Route", components: dict[str, Any]) -> list[dict[str, An
         schema = {"type": "string", "minLength": 1, "maxLength": 128}
         found.append({"name": name, "in": "header", "required": False, "schema": schema, "description": text})
     return found
-
-
-def _required(kind: type[msgspec.Struct]) -> set[str]:
-    return {field.name for field in msgspec.structs.fields(kind) if field.required}
 
 
 def _given(schema: dict[str, Any]) -> dict[str, Any]:

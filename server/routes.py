@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from server import health, members, messages, openapi, sessions, threads, users
+from server import blocks, health, invites, members, messages, openapi, sessions, threads, users
 from server.base import log
 from server.base.access import Access, Caller
 from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
@@ -89,11 +89,22 @@ ROUTES: tuple[Route, ...] = tuple(
         ("GET", "/api/me", users.get_me, "USER", "read"),
         ("PATCH", "/api/me", users.patch_me, "USER", "write"),
         ("POST", "/api/me/password", sessions.post_password, "PERSON", "write"),
+        ("GET", "/api/me/blocks", blocks.list_blocks, "USER", "read"),
+        ("GET", "/api/me/blocks/<other_id:id>", blocks.get_block, "USER", "read"),
+        ("PUT", "/api/me/blocks/<other_id:id>", blocks.put_block, "USER", "write"),
+        ("DELETE", "/api/me/blocks/<other_id:id>", blocks.delete_block, "USER", "write"),
+        ("GET", "/api/users", users.search_users, "USER", "read"),
+        ("GET", "/api/channels", threads.list_channels, "USER", "read"),
         ("GET", "/api/threads", threads.list_threads, "USER", "read"),
         ("POST", "/api/threads", threads.post_thread, "USER", "make"),
         ("GET", THREAD, threads.get_thread, "USER", "read"),
         ("PATCH", THREAD, threads.patch_thread, "USER", "write"),
         ("DELETE", THREAD, threads.delete_thread, "USER", "write"),
+        ("PATCH", f"{THREAD}/me", threads.patch_mine, "USER", "write"),
+        ("GET", f"{THREAD}/invites", invites.list_invites, "USER", "read"),
+        ("POST", f"{THREAD}/invites", invites.post_invite, "USER", "write"),
+        ("DELETE", f"{THREAD}/invites/<invite_id:id>", invites.delete_invite, "USER", "write"),
+        ("POST", "/api/invites/<token:str>/accept", invites.post_accept, "USER", "write"),
         ("POST", f"{THREAD}/join", members.post_join, "USER", "write"),
         ("POST", f"{THREAD}/leave", members.post_leave, "USER", "write"),
         ("GET", f"{THREAD}/members", members.list_members, "USER", "read"),

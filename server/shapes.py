@@ -49,6 +49,35 @@ class UserAnswer(Shape):
     user: User
 
 
+class Found(Shape):
+    """Somebody, as others find them."""
+
+    id: Id
+    username: str | None
+    name: str
+    kind: Literal["user", "bot"]
+
+
+class UserList(Shape):
+    users: list[Found]
+
+
+class Block(Shape):
+    userId: Id
+    name: str
+    username: str | None
+    at: Time
+
+
+class BlockAnswer(Shape):
+    block: Block
+
+
+class BlockPage(Shape):
+    blocks: list[Block]
+    nextCursor: Cursor | None
+
+
 class SignedIn(Shape):
     user: User
     accessToken: str
@@ -117,6 +146,12 @@ class Thread(Shape):
     unreadCount: Annotated[int, Meta(ge=0)]
     lastReadSeq: Seq
     role: Annotated[MemberRole | None, Meta(description="null: a channel that one has not joined")]
+    muted: Annotated[bool, Meta(description="one's own; of members only")] | UnsetType = UNSET
+    archived: Annotated[bool, Meta(description="one's own; of members only")] | UnsetType = UNSET
+    notify: (
+        Annotated[Literal["all", "mentions", "none"], Meta(description="one's own; of members only")]
+        | UnsetType
+    ) = UNSET
     members: Annotated[list[FirstMember], Meta(description="the first ten; not of channels")] | UnsetType = (
         UNSET
     )
@@ -129,6 +164,35 @@ class ThreadAnswer(Shape):
 class ThreadPage(Shape):
     threads: list[Thread]
     nextCursor: Cursor | None
+
+
+class ChannelPage(Shape):
+    channels: list[Thread]
+    nextCursor: Cursor | None
+
+
+class Invite(Shape):
+    id: Id
+    createdAt: Time
+    createdBy: Id
+    expiresAt: Time
+    maxUses: Annotated[int | None, Meta(description="null: no bound")]
+    uses: int
+
+
+class NewInvite(Invite):
+    """With what is told this once."""
+
+    token: str
+    url: str
+
+
+class NewInviteAnswer(Shape):
+    invite: NewInvite
+
+
+class InviteList(Shape):
+    invites: list[Invite]
 
 
 class Member(Shape):

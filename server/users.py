@@ -3,6 +3,7 @@
 import re
 import secrets
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,7 @@ from server import audit, shapes
 from server.base.db import Db, query
 from server.base.errors import Forbidden, Invalid, Unauthorized
 from server.base.front import address_of
-from server.base.http import Body, answers, json_bytes, length
+from server.base.http import Body, Query, answers, json_bytes, length, whole
 
 EMAIL = r"[^@\s]+@[^@\s]+"
 USERNAME = r"\w[\w.-]{1,31}"
@@ -46,11 +47,24 @@ async def set_password(db: Db, *, user_id: int, old_hash: str, new_hash: str) ->
 
 
 @query
+async def hold(db: Db, *, user_ids: Sequence[int]) -> object: ...
+
+
+@query
+async def find(db: Db, *, search: str, part: str, size: int) -> str: ...
+
+
+@query
 async def role(db: Db, *, user_id: int) -> str | None: ...
 
 
 @query
 async def secret_of(db: Db, *, user_id: int) -> str | None: ...
+
+
+class PeopleQuery(Query):
+    search: Annotated[str, length(1, 100)]
+    limit: Annotated[int, whole(1, 50)] = 20
 
 
 class NewSettings(msgspec.Struct):
@@ -101,6 +115,17 @@ async def patch_me(request: Request, body: Profile) -> HTTPResponse:
     if found is None:
         raise Unauthorized()
     return json_bytes(f'{{"user":{found}}}')
+
+
+@answers({200: shapes.UserList})
+async def search_users(request: Request, query: PeopleQuery) -> HTTPResponse:
+    """Find people by name or username, ignoring case: what fits best first.
+
+    Any part of a name is found by three letters and more, the beginning of one by fewer.
+    """
+    part = "%" + re.sub(r"([\\%_])", r"\\\1", query.search) + "%"
+    found = await find(request.app.ctx.db, search=query.search, part=part, size=query.limit)
+    return json_bytes(f'{{"users":{found}}}')
 
 
 async def right_password(request: Request, given: str) -> str:

@@ -17,12 +17,27 @@ from tests.conftest import Cast
 
 
 def url_of(route: Route, cast: Cast, **places: Any) -> str:
-    """The path of a route, filled in with what is there: the team, ben in it, its first message."""
+    """The path of a route, filled in with what is there (set_up): the team, ben in it, its first message."""
     url = route.path
-    ours = {"thread_id": cast.team, "member_id": cast.ben.id, "seq": 1, "session_id": cast.ada.session_id}
+    ours = {
+        "thread_id": cast.team,
+        "member_id": cast.ben.id,
+        "other_id": cast.mallory.id,
+        "seq": 1,
+        "session_id": cast.ada.session_id,
+    }
     for name in route.places:
         url = re.sub(rf"<{name}:\w+>", str((ours | places).get(name, 1)), url)
     return url
+
+
+ASKED = {"GET /api/users": "?search=ada"}  # the query string that a route can't do without
+
+
+async def set_up(api: Api, cast: Cast) -> None:
+    """What url_of leads to: ada has said something, and has blocked mallory."""
+    await api.say(cast.team, cast.ada, "first")
+    ok(await api.ask("PUT", f"/api/me/blocks/{cast.mallory.id}", as_=cast.ada), 204)
 
 
 def refused(reply: Reply, status: int, code: str | None = None) -> Any:

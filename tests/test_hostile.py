@@ -13,7 +13,7 @@ from msgspec.structs import fields
 from server.routes import ROUTES, Route
 from tests.client import Api, Reply
 from tests.conftest import Cast
-from tests.rules import an_error, ok, raw, refused, url_of
+from tests.rules import ASKED, an_error, ok, raw, refused, set_up, url_of
 
 BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/auth/register": lambda cast: {
@@ -26,6 +26,8 @@ BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/me/password": lambda _: {"current": "password", "new": "password"},
     "POST /api/threads": lambda cast: {"title": "Title", "kind": "group", "memberIds": [cast.ben.id]},
     "PATCH /api/threads/<thread_id:id>": lambda _: {"title": "Title"},
+    "PATCH /api/threads/<thread_id:id>/me": lambda _: {"muted": True, "archived": False, "notify": "none"},
+    "POST /api/threads/<thread_id:id>/invites": lambda _: {"expiresIn": 60, "maxUses": 1},
     "POST /api/threads/<thread_id:id>/members": lambda cast: {"userId": cast.mallory.id, "role": "member"},
     "PATCH /api/threads/<thread_id:id>/members/<member_id:id>": lambda _: {"role": "moderator"},
     "POST /api/threads/<thread_id:id>/messages": lambda _: {"text": "x", "clientId": "c", "replyTo": 1, "fileIds": []},
@@ -52,7 +54,7 @@ NOT_JSON = {
     "UTF-16": '{"text":"x"}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",
     "invalid UTF-8": b'{"text":"\xff","title":"\xff","name":"\xff","role":"\xff","password":"\xff","userId":"\xff",'
-    b'"refreshToken":"\xff","current":"\xff"}',
+    b'"refreshToken":"\xff","current":"\xff","notify":"\xff","maxUses":"\xff"}',
     "NaN": b'{"unknown": NaN}',
     "Infinity": b'{"unknown": -Infinity}',
     "deep arrays in an object": b'{"unknown":' + b"[" * 6_000 + b"]" * 6_000 + b"}",
@@ -90,7 +92,7 @@ def test_the_tables_know_every_route() -> None:
 @pytest.fixture
 async def ready(api: Api, cast: Cast) -> Cast:
     """The cast, with something said."""
-    await api.say(cast.team, cast.ada, "first")
+    await set_up(api, cast)
     return cast
 
 
@@ -169,14 +171,19 @@ PLACES = [
 )
 async def test_what_is_no_id_of_anything_is_a_404(api: Api, ready: Cast, route: Route) -> None:
     body = {"json": BODIES[route.name](ready)} if route.name in BODIES else {}
-    for place in ("thread_id", "member_id", "seq"):
+    for place in ("thread_id", "member_id", "other_id", "invite_id", "seq"):
         if f"<{place}:id>" in route.path:
             for value in PLACES:
                 url = url_of(route, ready, **{place: value})
                 refused(await api.ask(route.method, url, as_=ready.ada, **body), 404, "not_found")
     if route.access != "STREAM":
         reply = await api.ask(route.method, url_of(route, ready), as_=ready.ada, **body)
-        refusals = {"join": "not_found", "leave": "last_admin"}  # of a group, and by its admin
+        refusals = {
+            "join": "not_found",  # of a group
+            "leave": "last_admin",
+            "<invite_id:id>": "not_found",  # nobody has made one
+            "accept": "not_found",
+        }
         code = refusals.get(route.path.rpartition("/")[2])
         assert reply.status < 300 if code is None else reply.json["code"] == code, "with good ids it answers"
 
@@ -214,7 +221,7 @@ async def test_no_query_does_harm(api: Api, ready: Cast, route: Route) -> None:
         for name in names:
             refused(await api.get(f"{url}?{name}=%00", as_=who), 400)
     if who is not None:
-        assert (await api.get(url, as_=who)).status == 200
+        assert (await api.get(url + ASKED.get(route.name, ""), as_=who)).status == 200
 
 
 async def test_no_header_of_a_send_or_a_stream_does_harm(api: Api, ready: Cast) -> None:

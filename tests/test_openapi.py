@@ -139,6 +139,7 @@ async def test_whatever_the_document_allows_or_not_is_answered_as_it_says(
     for n in range(3):
         await api.say(team, zoe, f"message {n}")
     ids = {"thread_id": team, "seq": 2, "member_id": cast.ben.id, "user_id": cast.mallory.id}
+    ids["other_id"] = cast.mallory.id
     ids["session_id"] = cast.ben.session_id  # not zoe's: it must last
     (tmp_path / "schemathesis.toml").write_text(
         "[parameters]\n" + "".join(f'"path.{name}" = {value}\n' for name, value in ids.items())

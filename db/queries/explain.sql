@@ -76,6 +76,12 @@ WITH people AS (
 ), ticket AS (
     INSERT INTO tickets (hash, session_id, expires_at)
     SELECT decode(md5(id::text), 'hex'), id, now() + id * interval '1 second' FROM session
+), block AS (
+    INSERT INTO blocks (user_id, blocked_id) SELECT 1 + i % 500, 1001 + i FROM generate_series(1, 3000) i
+), invite AS (
+    INSERT INTO invites (thread_id, token_hash, created_by, created_rev, expires_at, ended_at)
+    SELECT 1 + i % 300, decode(repeat(md5(i::text), 2), 'hex'), 1, 50, '2036-01-01', CASE WHEN i % 3 = 0 THEN now() END
+    FROM generate_series(1, 3000) i
 ), act AS (
     INSERT INTO audit (act, actor_id, subject_id) SELECT 'session.opened', 1 + i % 500, 1 + i % 500 FROM generate_series(1, 5000) i
 ), head AS (

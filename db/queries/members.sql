@@ -1,7 +1,8 @@
 -- members.sql: who is in a thread, over which spans.
--- Writes memberships and the member changes. An act locks first the memberships of the two people
--- (hold_members, in the order of user_id), then the head (hold_head): the order in which a send
--- takes the same rows. What is decided then stays true until the commit.
+-- Writes memberships (but for blocked: blocks.sql) and the member changes. An act locks first whoever is to
+-- be added (users.hold), then the memberships of the two people (hold_members, in the order of user_id), then
+-- the head (hold_head): the order in which a send takes the same rows. What is decided then stays true until
+-- the commit.
 
 -- name: list :one
 -- The people in a thread, by user id: their JSON and the key to go on from. No row when not a member.
@@ -37,6 +38,9 @@ WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 -- route:  POST /api/threads/<thread_id:id>/members
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
+-- route:  POST /api/threads/<thread_id:id>/invites
+-- route:  DELETE /api/threads/<thread_id:id>/invites/<invite_id:id>
+-- route:  POST /api/invites/<token:str>/accept
 -- plan:   memberships_open/memberships_mine; at most two rows
 -- locks:  those rows, in the order of user_id
 SELECT m.user_id, m.role, m.joined_rev
@@ -55,6 +59,9 @@ FOR NO KEY UPDATE;
 -- route:  POST /api/threads/<thread_id:id>/members
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
+-- route:  POST /api/threads/<thread_id:id>/invites
+-- route:  DELETE /api/threads/<thread_id:id>/invites/<invite_id:id>
+-- route:  POST /api/invites/<token:str>/accept
 -- plan:   thread_heads_pkey, threads_pkey; one row each
 -- locks:  the head
 SELECT t.kind
@@ -64,31 +71,38 @@ WHERE h.thread_id = :thread_id AND h.deleted_at IS NULL
 FOR NO KEY UPDATE OF h;
 
 -- name: succession :one
--- Whether a thread has people, and admins, besides this one. Asked with the head held.
+-- Whether a thread has active people, and active admins, besides this one. Asked with the head held.
 -- params: thread_id, member_id
 -- route:  POST /api/threads/<thread_id:id>/leave
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
--- plan:   memberships_open/memberships_admins; one row each
+-- live:   after PATCH /api/admin/users/<user_id:id>, once for each thread of which they are admin
+-- plan:   memberships_open/memberships_admins, users_pkey; up to the first that is active
 SELECT EXISTS (
         SELECT FROM memberships m
-        WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL) AS others,
+        JOIN users u ON u.id = m.user_id
+        WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL
+            AND u.deactivated_at IS NULL) AS others,
     EXISTS (
         SELECT FROM memberships m
+        JOIN users u ON u.id = m.user_id
         WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL
-            AND m.role = 'admin') AS admins;
+            AND m.role = 'admin' AND u.deactivated_at IS NULL) AS admins;
 
 -- name: open_span :value
 -- Somebody comes in (again): a new span from here on, everything so far read. The rev of the change;
--- no row when member_id is nobody. Raises memberships_open when in already.
--- params: thread_id, member_id, role
+-- no row when member_id is nobody, or deactivated, or has blocked by_id, who lets them in. Raises
+-- memberships_open when in already.
+-- params: thread_id, member_id, role, by_id (member_id: by themself)
 -- route:  POST /api/threads/<thread_id:id>/join
 -- route:  POST /api/threads/<thread_id:id>/members
--- plan:   thread_heads_pkey, users_pkey; one row each
+-- route:  POST /api/invites/<token:str>/accept
+-- plan:   thread_heads_pkey, users_pkey, blocks_pkey; one row each
 -- locks:  the head (already held by hold_head)
 WITH head AS (
     UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM users u
-    WHERE h.thread_id = :thread_id AND u.id = :member_id
+    WHERE h.thread_id = :thread_id AND u.id = :member_id AND u.deactivated_at IS NULL
+        AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = :member_id AND b.blocked_id = :by_id)
     RETURNING h.last_rev, h.last_seq
 ), span AS (
     INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, role, read_seq)
@@ -110,7 +124,8 @@ WITH head AS (
     WHERE h.thread_id = :thread_id AND m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL
     RETURNING h.last_rev, h.last_seq
 ), span AS (
-    UPDATE memberships m SET left_rev = head.last_rev, left_seq = head.last_seq, left_at = clock_timestamp()
+    UPDATE memberships m
+    SET left_rev = head.last_rev, left_seq = head.last_seq, left_at = clock_timestamp(), removed = :act = 'removed'
     FROM head
     WHERE m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL
 )
@@ -135,3 +150,15 @@ WITH span AS (
 INSERT INTO changes (thread_id, rev, kind, user_id, act)
 SELECT :thread_id, last_rev, 'member', :member_id, 'role' FROM head
 RETURNING rev;
+
+-- name: settle :value
+-- One's own settings of a thread; null leaves one as it is. No row when not a member. Nobody else learns of it.
+-- params: user_id, thread_id, muted, archived, notify (all, mentions or none)
+-- route:  PATCH /api/threads/<thread_id:id>/me
+-- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
+-- locks:  the caller's membership
+UPDATE memberships m
+SET muted = coalesce(:muted, m.muted), archived = coalesce(:archived, m.archived), notify = coalesce(:notify, m.notify)
+WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
+    AND EXISTS (SELECT FROM thread_heads h WHERE h.thread_id = m.thread_id AND h.deleted_at IS NULL)
+RETURNING m.thread_id;

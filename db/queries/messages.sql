@@ -193,7 +193,8 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- One message more, or the one that this client id has made before (sent false): decided here, inside
 -- the transaction. message is its shared form; bare the same with the quote as a bare seq (null when it
 -- quotes nothing); same whether the body is the one first sent; quotable false when reply_to is nothing
--- the sender may see (then nothing is sent). No row when not a member. Raises client_ids_pkey when the
+-- the sender may see, blocked true when the other one of a direct thread has blocked them (then nothing is
+-- sent). No row when not a member. Raises client_ids_pkey when the
 -- same client id has committed while this waited: then `replay` answers.
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
@@ -201,8 +202,8 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- locks:  the sender's membership, the quoted message (shared: a steady stream of replies can hold up its
 --         deletion), then the head of the thread
 WITH door AS (
-    -- Locked: two sends of one person queue here, and a removal that wins the race is seen.
-    SELECT m.thread_id, m.user_id, m.joined_rev
+    -- Locked: two sends of one person queue here, and a removal or block that wins the race is seen.
+    SELECT m.thread_id, m.user_id, m.joined_rev, m.blocked
     FROM memberships m
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
         -- For a retry in a deleted thread: only a new message meets the condition of head.
@@ -225,7 +226,7 @@ WITH door AS (
     SET last_seq = h.last_seq + 1, last_rev = h.last_rev + 1, message_count = h.message_count + 1,
         last_message_at = greatest(clock_timestamp(), h.last_message_at)
     FROM door
-    WHERE h.thread_id = door.thread_id AND h.deleted_at IS NULL
+    WHERE h.thread_id = door.thread_id AND h.deleted_at IS NULL AND NOT door.blocked
         AND NOT EXISTS (SELECT FROM seen)
         AND (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted))
     RETURNING h.last_seq, h.last_rev, h.last_message_at
@@ -253,7 +254,7 @@ SELECT EXISTS (SELECT FROM head) AS sent, e.seq, e.rev, e.reply_to,
     message_json(e, a, q, qa, '') AS message,
     CASE WHEN e.reply_to IS NOT NULL THEN message_json(e, a, NULL, NULL, '') END AS bare,
     (SELECT body_hash FROM seen) IS NOT DISTINCT FROM :body_hash AS same,
-    (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable
+    (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked
 FROM door
 LEFT JOIN entry e ON true
 LEFT JOIN users a ON a.id = e.author_id
@@ -270,7 +271,7 @@ WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
 SELECT false AS sent, p.seq, p.rev, p.reply_to, message_json(p, a, q, qa, '') AS message, NULL AS bare,
-    c.body_hash = :body_hash AS same, true AS quotable
+    c.body_hash = :body_hash AS same, true AS quotable, false AS blocked
 FROM doors d
 JOIN client_ids c ON c.thread_id = d.thread_id AND c.author_id = d.user_id AND c.client_id = :client_id
 JOIN messages p ON p.thread_id = :thread_id AND p.seq = c.seq
@@ -283,15 +284,16 @@ LEFT JOIN users qa ON qa.id = q.author_id
 WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 
 -- name: edit :one
--- Another text for one's own message; the same text changes nothing (rev null). own, deleted and gone
--- (the thread was deleted while this waited) tell why else nothing has changed. No row when there is
+-- Another text for one's own message; the same text changes nothing (rev null). own, deleted, blocked (by the
+-- other one of a direct thread) and gone (the thread was deleted while this waited) tell why else nothing has
+-- changed. No row when there is
 -- none that the caller may see.
 -- params: user_id, thread_id, seq, text
 -- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
 -- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
 -- locks:  the caller's membership, the message, the head of the thread
 WITH door AS (
-    SELECT m.thread_id FROM memberships m
+    SELECT m.thread_id, m.blocked FROM memberships m
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
     FOR NO KEY UPDATE
 ), target AS (
@@ -304,8 +306,8 @@ WITH door AS (
     FOR NO KEY UPDATE OF m
 ), head AS (
     UPDATE thread_heads h SET last_rev = h.last_rev + 1
-    FROM target t
-    WHERE h.thread_id = t.thread_id AND h.deleted_at IS NULL
+    FROM target t, door
+    WHERE h.thread_id = t.thread_id AND h.deleted_at IS NULL AND NOT door.blocked
         AND t.author_id = :user_id AND t.deleted_at IS NULL AND t.text <> :text
     RETURNING h.last_rev
 ), message AS (
@@ -321,6 +323,7 @@ WITH door AS (
     SELECT t.* FROM target t WHERE NOT EXISTS (SELECT FROM head)
 )
 SELECT head.last_rev AS rev, e.author_id = :user_id AS own, e.deleted_at IS NOT NULL AS deleted,
+    (SELECT blocked FROM door) AS blocked,
     head.last_rev IS NULL AND e.author_id = :user_id AND e.deleted_at IS NULL AND e.text <> :text AS gone,
     message_json(e, a, q, qa, ',"status":"sent"') AS message
 FROM entry e

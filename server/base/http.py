@@ -171,11 +171,19 @@ def read_query(request: Request, kind: type[Q]) -> Q:
         if "\x00" in value:
             raise BadRequest(f"{name} must not contain NUL characters.", code="bad_parameter")
         given[name] = fields[name](value, name)
+    if missing := required(kind) - given.keys():
+        raise Invalid(dict.fromkeys(sorted(missing), "is required"))
     found = kind(**given)
     faults = _faults(found)
     if faults:
         raise Invalid(faults)
     return found
+
+
+@cache
+def required(kind: type[Query]) -> frozenset[str]:
+    """The fields that a query string must have."""
+    return frozenset(field.name for field in msgspec.structs.fields(kind) if field.required)
 
 
 @cache

@@ -175,7 +175,9 @@ class Desk:
         self._changed(await threads.rename(self.db, thread_id=self.thread_id, title=title))
 
     async def add(self, who: int) -> None:
-        rev = await members.open_span(self.db, thread_id=self.thread_id, member_id=who, role="member")
+        rev = await members.open_span(
+            self.db, thread_id=self.thread_id, member_id=who, role="member", by_id=who
+        )
         self._changed(rev)
 
     async def remove(self, who: int) -> None:
