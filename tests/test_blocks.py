@@ -80,8 +80,8 @@ async def test_whom_i_block_reads_in_our_direct_thread_and_writes_no_more(
         await api.post(f"{url}/messages", {"text": "after"}, as_=mallory),
         await api.post(f"{url}/messages", {"text": "after", "clientId": "new", "replyTo": 1}, as_=mallory),
         await api.post(f"{url}/messages", {"text": "after", "replyTo": 99}, as_=mallory),
-        await api.patch(f"{url}/messages/1", {"text": "worse"}, as_=mallory),
         await api.patch(f"{url}/messages/1", {"text": "before"}, as_=mallory),
+        await api.patch(f"{url}/messages/1", {"text": "worse"}, as_=mallory),
     ):
         refused(refusal, 403, "blocked")
     # A retry is answered as ever, and so is one with another body.
@@ -201,6 +201,7 @@ async def test_a_send_or_edit_that_waits_while_its_author_is_blocked_is_refused(
         refused(await waiting, 403, "blocked")
         await db.execute("UPDATE memberships SET blocked = false WHERE thread_id = $1", thread_id)
     assert await dense(db, thread_id) == 1
+    assert ok(await api.get(f"{url}/1", as_=cast.ada))["message"]["text"] == "before"
 
 
 async def test_a_block_waits_for_a_send_that_has_begun(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
