@@ -15,7 +15,7 @@ from server import audit, members, shapes, threads
 from server.base.access import digest, secret_token
 from server.base.db import Db, query
 from server.base.errors import Conflict, Forbidden, NotFound
-from server.base.front import by_tls
+from server.base.front import origin_of
 from server.base.http import Body, answers, empty, json_bytes, whole
 
 DAY = 86400  # seconds
@@ -44,6 +44,7 @@ async def take(db: Db, *, user_id: int, token_hash: bytes) -> int | None: ...
 
 
 class InviteTerms(Body):
+    optional = True
     expiresIn: Annotated[int, whole(60, 30 * DAY)] | None = None  # seconds
     maxUses: Annotated[int, whole(1, 1000)] | None = None  # null: no bound
 
@@ -75,12 +76,8 @@ async def post_invite(request: Request, thread_id: int, body: InviteTerms) -> HT
 
     await members.act(request, thread_id, work)
     assert made is not None
-    url = orjson.dumps(f"{_origin(request)}/invite/{token}").decode()
+    url = orjson.dumps(f"{origin_of(request)}/invite/{token}").decode()
     return json_bytes(f'{{"invite":{{"token":"{token}","url":{url},{made[1:]}}}', status=201)
-
-
-def _origin(request: Request) -> str:
-    return f"{'https' if by_tls(request) else 'http'}://{request.host}"
 
 
 def _may_invite(kind: str, role: str | None) -> None:

@@ -14,6 +14,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from server import __version__, shapes
+from server.base.answer import Answer
 from server.base.http import answers, json_bytes, required
 
 if TYPE_CHECKING:
@@ -70,8 +71,10 @@ def problems(route: "Route") -> dict[int, tuple[str, ...]]:
     if route.query is not None:
         add(400, "unknown_parameter", "bad_parameter")
         add(422, "invalid")
-    if route.brake.burst:
+    if route.brake.burst or route.access != "OPEN":
         add(429, "rate_limited")
+    if route.access == "STREAM":
+        add(429, "too_many_streams")
     for status, codes in route.handler.problems.items():  # type: ignore[attr-defined]
         add(status, *codes)
     return {status: tuple(dict.fromkeys(codes)) for status, codes in sorted(found.items())}
@@ -135,7 +138,7 @@ def _operation(route: "Route", by_type: dict[Any, Any], components: dict[str, An
         found["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", rest)
     if route.body is not None:
         found["requestBody"] = {
-            "required": True,
+            "required": not route.body.optional,
             "content": {"application/json": {"schema": by_type[route.body]}},
         }
     if shapes.EVENT_STREAM in successes(route).values():
@@ -221,7 +224,7 @@ async def get_openapi(request: Request) -> HTTPResponse:
 @answers({200: shapes.HTML})
 async def get_docs(request: Request) -> HTTPResponse:
     """The same as a page to read: no script, and nothing from elsewhere."""
-    return HTTPResponse(
+    return Answer(
         request.app.ctx.docs,
         content_type=shapes.HTML,
         headers={"Content-Security-Policy": PAGE_POLICY},

@@ -17,8 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, 
 
 import msgspec
 from sanic import Request
-from sanic.response import HTTPResponse
 
+from server.base.answer import Answer
 from server.base.errors import BadRequest, Invalid, UnsupportedType
 
 JSON = "application/json; charset=utf-8"
@@ -37,6 +37,8 @@ class Body(msgspec.Struct, forbid_unknown_fields=False, kw_only=True):
     The type is checked by msgspec (400), the bounds by `read` (422), so that a client learns of all
     faults at once, in details, by field.
     """
+
+    optional: ClassVar[bool] = False  # true: no body at all is {}
 
 
 class Query(msgspec.Struct, kw_only=True):
@@ -64,6 +66,8 @@ def many(low: int, high: int) -> msgspec.Meta:
 
 def read(request: Request, kind: type[B]) -> B:
     """The body of a request as `kind`. Raises BadRequest, UnsupportedType or Invalid (all faults at once)."""
+    if kind.optional and not request.body:
+        return kind()
     declared = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
     if declared != "application/json":
         raise UnsupportedType()
@@ -73,13 +77,13 @@ def read(request: Request, kind: type[B]) -> B:
         raise _refused(str(error)) from None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise BadRequest("The body is not valid JSON.", code="not_json") from None
-    faults = _faults(body)
+    faults = faults_of(body)
     if faults:
         raise Invalid(faults)
     return body
 
 
-def _faults(found: Body | Query) -> dict[str, str]:
+def faults_of(found: Body | Query) -> dict[str, str]:
     """What is out of bounds, by field. Text is trimmed on the way."""
     faults = {}
     for name, rule, bounds in _rules(type(found)):
@@ -174,7 +178,7 @@ def read_query(request: Request, kind: type[Q]) -> Q:
     if missing := required(kind) - given.keys():
         raise Invalid(dict.fromkeys(sorted(missing), "is required"))
     found = kind(**given)
-    faults = _faults(found)
+    faults = faults_of(found)
     if faults:
         raise Invalid(faults)
     return found
@@ -299,11 +303,11 @@ def answers(shapes: dict[int, Any], problems: dict[int, str] | None = None) -> C
     return mark
 
 
-def json_bytes(body: bytes | str, *, status: int = 200) -> HTTPResponse:
+def json_bytes(body: bytes | str, *, status: int = 200) -> Answer:
     """JSON that is made already, most of it by Postgres."""
-    return HTTPResponse(body, status=status, content_type=JSON)
+    return Answer(body, status=status, content_type=JSON)
 
 
-def empty() -> HTTPResponse:
+def empty() -> Answer:
     """204."""
-    return HTTPResponse(status=204)
+    return Answer(status=204)
