@@ -43,6 +43,7 @@ CREATE TABLE public.users (
     external_id text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     deactivated_at timestamp with time zone,
+    CONSTRAINT users_admin CHECK (((role <> 'admin'::text) OR ((kind = 'user'::text) AND (COALESCE(external_id, ''::text) !~~ 'host:%'::text)))),
     CONSTRAINT users_kind CHECK ((kind = ANY (ARRAY['user'::text, 'bot'::text]))),
     CONSTRAINT users_role CHECK ((role = ANY (ARRAY['admin'::text, 'agent'::text, 'member'::text])))
 );
@@ -94,6 +95,34 @@ CREATE FUNCTION public.block_json(b public.blocks, u public.users) RETURNS text
     || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"at":' || time_json(b.created_at) || '}' $$;
 
 --
+-- Name: audit; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.audit (
+    id bigint NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    act text NOT NULL,
+    actor_id bigint,
+    subject_id bigint,
+    thread_id bigint,
+    address inet,
+    request_id text,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL
+);
+
+--
+-- Name: entry_json(public.audit); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.entry_json(e public.audit) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || e.id || ',"at":' || time_json(e.at) || ',"act":' || to_json(e.act)::text
+    || ',"actorId":' || coalesce(e.actor_id::text, 'null') || ',"subjectId":' || coalesce(e.subject_id::text, 'null')
+    || ',"threadId":' || coalesce(e.thread_id::text, 'null')
+    || ',"address":' || coalesce(to_json(host(e.address))::text, 'null')
+    || ',"requestId":' || coalesce(to_json(e.request_id)::text, 'null') || ',"details":' || e.details::text || '}' $$;
+
+--
 -- Name: invites; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -121,6 +150,64 @@ CREATE FUNCTION public.invite_json(i public.invites) RETURNS text
     AS $$ SELECT '{"id":' || i.id || ',"createdAt":' || time_json(i.created_at) || ',"createdBy":' || i.created_by
     || ',"expiresAt":' || time_json(i.expires_at) || ',"maxUses":' || coalesce(i.max_uses::text, 'null')
     || ',"uses":' || i.uses || '}' $$;
+
+--
+-- Name: api_keys; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.api_keys (
+    session_id bigint NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    key_hash bytea NOT NULL,
+    created_by bigint NOT NULL,
+    CONSTRAINT api_keys_kind CHECK ((kind = ANY (ARRAY['bot'::text, 'host'::text])))
+);
+
+--
+-- Name: sessions; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.sessions (
+    id bigint NOT NULL,
+    user_id bigint NOT NULL,
+    refresh_hash bytea,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    kind text DEFAULT 'device'::text NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    address inet,
+    user_agent text,
+    ended_at timestamp with time zone,
+    ended_xid xid8,
+    minted_by bigint,
+    CONSTRAINT sessions_end CHECK (((ended_at IS NULL) = (ended_xid IS NULL))),
+    CONSTRAINT sessions_kind CHECK ((kind = ANY (ARRAY['device'::text, 'key'::text, 'guest'::text]))),
+    CONSTRAINT sessions_minted CHECK (((kind = 'guest'::text) = ((minted_by IS NOT NULL) AND (user_agent IS NOT NULL)))),
+    CONSTRAINT sessions_refresh CHECK (((kind = 'device'::text) = (refresh_hash IS NOT NULL)))
+);
+
+--
+-- Name: key_json(public.api_keys, public.sessions); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.key_json(k public.api_keys, s public.sessions) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || k.session_id || ',"kind":"' || k.kind || '","name":' || to_json(k.name)::text
+    || ',"userId":' || s.user_id || ',"createdAt":' || time_json(s.created_at)
+    || ',"lastUsedAt":' || CASE WHEN s.last_used_at = s.created_at THEN 'null' ELSE time_json(s.last_used_at) END
+    || ',"createdBy":' || k.created_by || '}' $$;
+
+--
+-- Name: managed_json(public.users, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.managed_json(u public.users, seen_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || u.id || ',"email":' || coalesce(to_json(u.email)::text, 'null')
+    || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"name":' || to_json(u.name)::text
+    || ',"kind":"' || u.kind || '","role":"' || u.role || '","active":' || (u.deactivated_at IS NULL)
+    || ',"createdAt":' || time_json(u.created_at) || ',"lastSeenAt":' || coalesce(time_json(seen_at), 'null') || '}' $$;
 
 --
 -- Name: messages; Type: TABLE; Schema: public; Owner: -
@@ -173,20 +260,27 @@ CREATE FUNCTION public.time_json(t timestamp with time zone) RETURNS text
     AS $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
 
 --
--- Name: audit; Type: TABLE; Schema: public; Owner: -
+-- Name: audit_acts; Type: VIEW; Schema: public; Owner: -
 --
 
-CREATE TABLE public.audit (
-    id bigint NOT NULL,
-    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    act text NOT NULL,
-    actor_id bigint,
-    subject_id bigint,
-    thread_id bigint,
-    address inet,
-    request_id text,
-    details jsonb DEFAULT '{}'::jsonb NOT NULL
-);
+CREATE VIEW public.audit_acts WITH (security_invoker='true') AS
+ WITH RECURSIVE found AS (
+        ( SELECT audit.act
+           FROM public.audit
+          ORDER BY audit.act
+         LIMIT 1)
+        UNION ALL
+         SELECT ( SELECT a.act
+                   FROM public.audit a
+                  WHERE (a.act > f.act)
+                  ORDER BY a.act
+                 LIMIT 1) AS act
+           FROM found f
+          WHERE (f.act IS NOT NULL)
+        )
+ SELECT act
+   FROM found
+  WHERE (act IS NOT NULL);
 
 --
 -- Name: audit_id_seq; Type: SEQUENCE; Schema: public; Owner: -
@@ -427,27 +521,6 @@ CREATE TABLE public.schema_migrations (
 );
 
 --
--- Name: sessions; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.sessions (
-    id bigint NOT NULL,
-    user_id bigint NOT NULL,
-    refresh_hash bytea,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    kind text DEFAULT 'device'::text NOT NULL,
-    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
-    address inet,
-    user_agent text,
-    ended_at timestamp with time zone,
-    ended_xid xid8,
-    CONSTRAINT sessions_end CHECK (((ended_at IS NULL) = (ended_xid IS NULL))),
-    CONSTRAINT sessions_kind CHECK ((kind = ANY (ARRAY['device'::text, 'key'::text, 'guest'::text]))),
-    CONSTRAINT sessions_refresh CHECK (((kind = 'device'::text) = (refresh_hash IS NOT NULL)))
-);
-
---
 -- Name: sessions_id_seq; Type: SEQUENCE; Schema: public; Owner: -
 --
 
@@ -525,6 +598,20 @@ ALTER TABLE public.users ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+--
+-- Name: api_keys api_keys_key_hash_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_key_hash_key UNIQUE (key_hash);
+
+--
+-- Name: api_keys api_keys_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (session_id);
 
 --
 -- Name: audit audit_pkey; Type: CONSTRAINT; Schema: public; Owner: -
@@ -676,13 +763,13 @@ CREATE INDEX audit_act ON public.audit USING btree (act, id);
 -- Name: audit_actor; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX audit_actor ON public.audit USING btree (actor_id, id);
+CREATE INDEX audit_actor ON public.audit USING btree (actor_id, act, id);
 
 --
 -- Name: audit_subject; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX audit_subject ON public.audit USING btree (subject_id, id);
+CREATE INDEX audit_subject ON public.audit USING btree (subject_id, act, id);
 
 --
 -- Name: invites_living; Type: INDEX; Schema: public; Owner: -
@@ -721,10 +808,22 @@ CREATE INDEX messages_deleted ON public.messages USING btree (thread_id, seq) WH
 CREATE INDEX sessions_ended ON public.sessions USING btree (ended_xid) WHERE (ended_xid IS NOT NULL);
 
 --
+-- Name: sessions_guests_over; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX sessions_guests_over ON public.sessions USING btree (expires_at) WHERE (kind = 'guest'::text);
+
+--
+-- Name: sessions_minted_by; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX sessions_minted_by ON public.sessions USING btree (minted_by, user_id) WHERE (kind = 'guest'::text);
+
+--
 -- Name: sessions_user_id; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id);
+CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id, last_used_at);
 
 --
 -- Name: spent_tokens_session_id; Type: INDEX; Schema: public; Owner: -
@@ -763,6 +862,12 @@ CREATE INDEX users_by_part ON public.users USING gin (lower(name) public.gin_trg
 CREATE INDEX users_by_username ON public.users USING btree (lower(username) text_pattern_ops) WHERE (deactivated_at IS NULL);
 
 --
+-- Name: users_deactivated; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_deactivated ON public.users USING btree (id) WHERE (deactivated_at IS NOT NULL);
+
+--
 -- Name: users_email_key; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -775,6 +880,12 @@ CREATE UNIQUE INDEX users_email_key ON public.users USING btree (lower(email));
 CREATE UNIQUE INDEX users_external_id_key ON public.users USING btree (external_id);
 
 --
+-- Name: users_staff; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_staff ON public.users USING btree (role, id) WHERE (role <> 'member'::text);
+
+--
 -- Name: users_username_key; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -785,6 +896,20 @@ CREATE UNIQUE INDEX users_username_key ON public.users USING btree (lower(userna
 --
 
 CREATE TRIGGER audit_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION public.audit_refuse();
+
+--
+-- Name: api_keys api_keys_created_by_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_created_by_fkey FOREIGN KEY (created_by) REFERENCES public.users(id);
+
+--
+-- Name: api_keys api_keys_session_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id);
 
 --
 -- Name: blocks blocks_blocked_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -

@@ -16,6 +16,7 @@ from server.ops.migrate import MIGRATIONS, SCHEMA, MigrationError, dump, migrate
 
 # Commands in modules of their own, loaded when called: add_arguments(parser), run(args, settings) -> int.
 MODULES = {
+    "createuser": ("server.ops.createuser", "make an account, as the first admin, or change one"),
     "seed": ("server.ops.seed", "fill the database with the demo town; again adds nothing"),
     "import": ("server.ops.imports", "bring in messages from elsewhere"),
     "explain": ("server.ops.explain", "print the plan of each query block"),

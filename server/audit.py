@@ -1,12 +1,16 @@
 """The audit log: what was done that bears on security. SQL: db/queries/audit.sql."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import asyncpg
 import orjson
 from sanic import Request
+from sanic.response import HTTPResponse
 
+from server import shapes
 from server.base.db import Db, query
 from server.base.front import address_of
+from server.base.http import TOP, Query, answers, json_bytes, length, whole
 
 
 @query
@@ -21,6 +25,31 @@ async def note(
     request_id: str | None,
     details: str,
 ) -> str: ...
+
+
+@query
+async def newest(db: Db, *, before_id: int, size: int) -> list[asyncpg.Record]: ...
+
+
+@query
+async def newest_act(db: Db, *, act: str, whole: bool, before_id: int, size: int) -> list[asyncpg.Record]: ...
+
+
+@query
+async def newest_of(
+    db: Db, *, user_id: int, act: str, whole: bool, before_id: int, size: int
+) -> list[asyncpg.Record]: ...
+
+
+@query
+async def entries(db: Db, *, ids: list[int]) -> str: ...
+
+
+class AuditQuery(Query):
+    userId: Annotated[int, whole()] | None = None
+    act: Annotated[str, length(0, 100)] | None = None
+    cursor: str | None = None
+    limit: Annotated[int, whole(1, 100)] = 50
 
 
 async def record(
@@ -47,3 +76,26 @@ async def record(
         request_id=request.ctx.request_id,
         details=orjson.dumps(details).decode(),
     )
+
+
+@answers({200: shapes.AuditPage}, {400: "bad_cursor"})
+async def list_audit(request: Request, query: AuditQuery) -> HTTPResponse:
+    """What was done that bears on security, newest first.
+
+    userId: what this person did, or was done to them. act: one act, or with a trailing dot, as `session.`, all that
+    begin so.
+    """
+    ctx, purpose, act = request.app.ctx, f"audit:{query.userId}:{query.act}", query.act or ""
+    there = {"before_id": TOP, "size": query.limit + 1}
+    if query.cursor is not None:
+        (there["before_id"],) = ctx.cursors.open(purpose, query.cursor, count=1)
+    exact = not (act == "" or act.endswith("."))
+    if query.userId is not None:
+        rows = await newest_of(ctx.db, user_id=query.userId, act=act, whole=exact, **there)
+    elif act:
+        rows = await newest_act(ctx.db, act=act, whole=exact, **there)
+    else:
+        rows = await newest(ctx.db, **there)
+    ids = [row["id"] for row in rows[: query.limit]]
+    following = f'"{ctx.cursors.seal(purpose, ids[-1])}"' if len(rows) > len(ids) else "null"
+    return json_bytes(f'{{"entries":{await entries(ctx.db, ids=ids)},"nextCursor":{following}}}')

@@ -11,7 +11,20 @@ from typing import Any, get_type_hints
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from server import blocks, health, invites, members, messages, openapi, sessions, threads, users
+from server import (
+    admin,
+    audit,
+    blocks,
+    health,
+    invites,
+    keys,
+    members,
+    messages,
+    openapi,
+    sessions,
+    threads,
+    users,
+)
 from server.base import log
 from server.base.access import Access, Caller
 from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
@@ -95,6 +108,16 @@ ROUTES: tuple[Route, ...] = tuple(
         ("DELETE", "/api/me/blocks/<other_id:id>", blocks.delete_block, "USER", "write"),
         ("GET", "/api/users", users.search_users, "USER", "read"),
         ("GET", "/api/channels", threads.list_channels, "USER", "read"),
+        ("GET", "/api/admin/users", admin.list_users, "ADMIN", "read"),
+        ("GET", "/api/admin/users/<user_id:id>", admin.get_user, "ADMIN", "read"),
+        ("PATCH", "/api/admin/users/<user_id:id>", admin.patch_user, "ADMIN", "write"),
+        ("POST", "/api/admin/users/<user_id:id>/password", admin.post_user_password, "ADMIN", "write"),
+        ("GET", "/api/admin/keys", keys.list_keys, "ADMIN", "read"),
+        ("POST", "/api/admin/keys", keys.post_key, "ADMIN", "make"),
+        ("DELETE", "/api/admin/keys/<key_id:id>", keys.delete_key, "ADMIN", "write"),
+        ("GET", "/api/admin/audit", audit.list_audit, "ADMIN", "read"),
+        ("POST", "/api/host/tokens", keys.post_host_token, "HOST", "read"),
+        ("DELETE", "/api/host/users/<external_id:str>/sessions", keys.delete_host_sessions, "HOST", "read"),
         ("GET", "/api/threads", threads.list_threads, "USER", "read"),
         ("POST", "/api/threads", threads.post_thread, "USER", "make"),
         ("GET", THREAD, threads.get_thread, "USER", "read"),

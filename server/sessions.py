@@ -1,7 +1,7 @@
 """Signing in, staying signed in, and no longer. SQL: db/queries/sessions.sql."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import asyncpg
 from sanic import Request
@@ -27,6 +27,8 @@ TICKET_SECONDS = 60
 ALIVE_SECONDS = 30.0  # how long a worker trusts what it looked up; what ends meanwhile it is told
 COOKIE_SECONDS = 400 * 86400  # as long as browsers keep one: the session ends it, not the cookie
 SAFE = {"GET", "HEAD", "OPTIONS"}
+KEY_PREFIX = "bbk_"  # what every API key begins with: by it a leaked one is told from other secrets
+K = TypeVar("K", int, bytes)
 
 
 @query
@@ -81,6 +83,14 @@ async def touch(db: Db, *, session_id: int, days: int) -> str: ...
 
 
 @query
+async def by_key(db: Db, *, hash: bytes) -> asyncpg.Record | None: ...
+
+
+@query
+async def note_use(db: Db, *, session_id: int) -> str: ...
+
+
+@query
 async def make_ticket(db: Db, *, hash: bytes, session_id: int, seconds: int) -> str: ...
 
 
@@ -119,6 +129,7 @@ class SignIns:
     def __init__(self, ctx: Any) -> None:
         self._ctx = ctx
         self._alive: dict[int, tuple[Caller, float]] = {}  # sessions of cookies, until when they are trusted
+        self._keys: dict[bytes, tuple[Caller, float]] = {}  # API keys, by their hash: the same
 
     async def caller(self, request: Request, access: Access) -> Caller:
         """The caller of a request whose route wants one. Raises Unauthorized, or Forbidden for a forged write."""
@@ -136,7 +147,22 @@ class SignIns:
         return caller
 
     async def _bearer(self, token: str) -> Caller:
+        if token.startswith(KEY_PREFIX):
+            return await self._key(digest(token))
         caller: Caller = self._ctx.tokens.caller(token)
+        return caller
+
+    async def _key(self, hash_: bytes) -> Caller:
+        caller, until = self._keys.get(hash_, (None, 0.0))
+        if caller is None or until < time.monotonic():
+            self._keys.pop(hash_, None)
+            row = await by_key(self._ctx.db, hash=hash_)
+            if row is None:
+                raise Unauthorized()
+            if row["stale"]:
+                await note_use(self._ctx.db, session_id=row["session_id"])
+            caller = Caller(row["user_id"], row["session_id"], row["kind"])
+            _remember(self._keys, hash_, caller)
         return caller
 
     async def _ticket(self, ticket: str) -> Caller:
@@ -158,9 +184,7 @@ class SignIns:
             if row["stale"]:
                 await touch(self._ctx.db, session_id=session_id, days=REFRESH_DAYS)
             caller = Caller(row["user_id"], session_id)
-            if len(self._alive) >= CACHED_TOKENS:
-                self._alive.pop(next(iter(self._alive)))
-            self._alive[session_id] = caller, time.monotonic() + ALIVE_SECONDS
+            _remember(self._alive, session_id, caller)
         if request.method not in SAFE:
             self._unforged(request, session_id)
         return caller
@@ -173,6 +197,13 @@ class SignIns:
                 "A write with the session cookie needs the header X-CSRF-Token, with the value of the csrf cookie.",
                 code="csrf",
             )
+
+
+def _remember(found: dict[K, tuple[Caller, float]], key: K, caller: Caller) -> None:
+    """For half a minute, and the newest only."""
+    if len(found) >= CACHED_TOKENS:
+        found.pop(next(iter(found)))
+    found[key] = caller, time.monotonic() + ALIVE_SECONDS
 
 
 def cookie_name(request: Request, what: str) -> str:

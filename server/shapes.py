@@ -112,6 +112,83 @@ class Author(Shape):
     kind: Literal["user", "contact", "bot"]
 
 
+# ---- administration ----------------------------------------------------------------------------
+
+
+class ManagedUser(Shape):
+    """An account as admins see it."""
+
+    id: Id
+    email: str | None
+    username: str | None
+    name: str
+    kind: Literal["user", "bot"]
+    role: Literal["admin", "agent", "member"]
+    active: bool
+    createdAt: Time
+    lastSeenAt: Time | None
+
+
+class ManagedUserAnswer(Shape):
+    user: ManagedUser
+
+
+class ManagedUserPage(Shape):
+    users: list[ManagedUser]
+    nextCursor: Cursor | None
+
+
+class ApiKey(Shape):
+    id: Id
+    kind: Literal["bot", "host"]
+    name: str
+    userId: Annotated[int, Meta(ge=1, description="the bot whose key it is")]
+    createdAt: Time
+    lastUsedAt: Annotated[Time | None, Meta(description="to the hour; null: never")]
+    createdBy: Id
+
+
+class NewKeyAnswer(Shape):
+    key: ApiKey
+    secret: Annotated[str, Meta(description="told this once")]
+
+
+class KeyPage(Shape):
+    keys: list[ApiKey]
+    nextCursor: Cursor | None
+
+
+class GuestUser(Shape):
+    id: Id
+    name: str
+    username: str | None
+
+
+class GuestAnswer(Shape):
+    user: GuestUser
+    accessToken: str
+    expiresIn: Annotated[int, Meta(description="seconds of the access token")]
+
+
+class AuditEntry(Shape):
+    """What somebody did that bears on security."""
+
+    id: Id
+    at: Time
+    act: str
+    actorId: Annotated[int | None, Meta(description="null: nobody signed in, or the command line")]
+    subjectId: Annotated[int | None, Meta(description="to whom, or whose it is")]
+    threadId: int | None
+    address: str | None
+    requestId: str | None
+    details: dict[str, Any]
+
+
+class AuditPage(Shape):
+    entries: list[AuditEntry]
+    nextCursor: Cursor | None
+
+
 # ---- threads -----------------------------------------------------------------------------------
 
 

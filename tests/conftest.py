@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import asyncpg
@@ -18,6 +19,7 @@ from server.base.access import Tokens
 from server.base.db import open_pool
 from server.ops.embedded import Postgres, Valkey, remove
 from server.ops.migrate import migrate
+from server.routes import Route
 from tests.client import NUMBERS, Api, Person
 from tests.ops.process import Bobbin
 
@@ -181,3 +183,39 @@ async def cast(api: Api, people: Maker) -> Cast:
     """A cast of one's own for each test."""
     ada, ben, mallory = [await people(name) for name in ("ada", "ben", "mallory")]
     return Cast(ada, ben, mallory, await api.thread(ada, ben))
+
+
+@pytest.fixture
+async def root(people: Maker, db: asyncpg.Pool) -> Person:
+    """An admin of the server."""
+    person = await people("root")
+    await db.execute("UPDATE users SET role = 'admin' WHERE id = $1", person.id)
+    return person
+
+
+async def key_of(api: Api, root: Person, kind: str, **more: Any) -> Person:
+    """A bot, or a host application, as its key lets it in. Its session_id is the id of the key."""
+    reply = await api.post("/api/admin/keys", {"kind": kind, "name": f"A {kind}", **more}, as_=root)
+    assert reply.status == 201, reply.body
+    key = reply.json["key"]
+    return Person(key["userId"], key["name"], reply.json["secret"], key["id"])
+
+
+Asker = Callable[[Route], Awaitable[Person]]
+
+
+@pytest.fixture
+def asker(api: Api, cast: Cast, root: Person) -> Asker:
+    """Who may call a route: ada, an admin of the server, or a host application, which has a guest "1"."""
+
+    async def find(route: Route) -> Person:
+        if route.access == "ADMIN":
+            return root
+        if route.access != "HOST":
+            return cast.ada
+        host = await key_of(api, root, "host")
+        reply = await api.post("/api/host/tokens", {"externalId": "1", "name": "Guest"}, as_=host)
+        assert reply.status == 200, reply.body
+        return host
+
+    return find

@@ -23,6 +23,7 @@ def url_of(route: Route, cast: Cast, **places: Any) -> str:
         "thread_id": cast.team,
         "member_id": cast.ben.id,
         "other_id": cast.mallory.id,
+        "user_id": cast.mallory.id,
         "seq": 1,
         "session_id": cast.ada.session_id,
     }

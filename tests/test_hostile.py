@@ -36,6 +36,7 @@ BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/threads/<thread_id:id>/invites": lambda _: {"expiresIn": 60, "maxUses": 1},
     "POST /api/threads/<thread_id:id>/members": lambda cast: {"userId": cast.mallory.id, "role": "member"},
     "PATCH /api/threads/<thread_id:id>/members/<member_id:id>": lambda _: {"role": "moderator"},
+    "POST /api/threads/<thread_id:id>/leave": lambda cast: {"successor": cast.ben.id},
     "POST /api/threads/<thread_id:id>/messages": lambda _: {"text": "x", "clientId": "c", "replyTo": 1, "fileIds": []},
     "PATCH /api/threads/<thread_id:id>/messages/<seq:id>": lambda _: {"text": "y"},
 }  # fmt: skip

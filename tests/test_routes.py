@@ -10,7 +10,7 @@ import pytest
 from server.base.access import Tokens
 from server.routes import ROUTES, Route
 from tests.client import Api
-from tests.conftest import SECRET, Cast
+from tests.conftest import SECRET, Asker, Cast
 from tests.rules import ASKED, ok, refused, set_up, url_of
 
 CLOSED = [route for route in ROUTES if route.access != "OPEN"]
@@ -58,7 +58,7 @@ def forgeries(user_id: int) -> dict[str, str]:
 def test_no_address_is_given_twice_and_ids_are_whole_numbers() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
     places = [part for route in ROUTES for part in route.path.split("/") if "<" in part]
-    assert all(":id>" in part or part == "<token:str>" for part in places)
+    assert all(":id>" in part or part in ("<token:str>", "<external_id:str>") for part in places)
     assert {route.path for route in ROUTES if route.access == "OPEN"} == {
         "/livez", "/readyz", "/healthz", "/api/auth/register", "/api/auth/login", "/api/auth/refresh",
         "/openapi.json", "/docs",
@@ -100,10 +100,11 @@ async def test_a_token_that_was_good_is_refused_when_its_time_is_over(api: Api, 
 
 
 @pytest.mark.parametrize("route", GETS, ids=lambda route: route.name)
-async def test_head_answers_like_get_without_a_body(api: Api, cast: Cast, route: Route) -> None:
+async def test_head_answers_like_get_without_a_body(api: Api, cast: Cast, asker: Asker, route: Route) -> None:
     await set_up(api, cast)
+    me = await asker(route)
     url = url_of(route, cast) + ASKED.get(route.name, "")
-    got, head = await api.get(url, as_=cast.ada), await api.ask("HEAD", url, as_=cast.ada)
+    got, head = await api.get(url, as_=me), await api.ask("HEAD", url, as_=me)
     assert got.status == head.status == 200
     assert head.body == b""
     assert head.headers["content-type"] == got.headers["content-type"]

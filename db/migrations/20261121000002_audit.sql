@@ -13,9 +13,9 @@ CREATE TABLE audit (
     request_id text,
     details    jsonb NOT NULL DEFAULT '{}'
 );
-CREATE INDEX audit_actor ON audit (actor_id, id);      -- audit.page
-CREATE INDEX audit_subject ON audit (subject_id, id);  -- audit.page
-CREATE INDEX audit_act ON audit (act, id);             -- audit.page
+CREATE INDEX audit_actor ON audit (actor_id, id);      -- audit.newest_of
+CREATE INDEX audit_subject ON audit (subject_id, id);  -- audit.newest_of
+CREATE INDEX audit_act ON audit (act, id);             -- audit.newest_act
 
 CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'audit is append-only' USING ERRCODE = 'insufficient_privilege'; END $$;

@@ -10,9 +10,14 @@
 -- plan:   none
 -- locks:  the new rows
 WITH people AS (
-    INSERT INTO users (id, name, username, email, password_hash, external_id)
-    SELECT i, 'Person ' || i, 'person' || i, 'person' || i || '@example.com', 'hash ' || i, 'irc:sample:' || i
+    INSERT INTO users (id, name, username, email, password_hash, external_id, role, deactivated_at)
+    SELECT i, 'Person ' || i, 'person' || i, 'person' || i || '@example.com', 'hash ' || i, 'irc:sample:' || i,
+        CASE WHEN i % 1000 = 0 THEN 'admin' WHEN i % 100 = 0 THEN 'agent' ELSE 'member' END,
+        CASE WHEN i % 50 = 49 THEN now() END
     FROM generate_series(1, 5000) i
+), bot AS (
+    INSERT INTO users (id, kind, name, username)
+    SELECT i, 'bot', 'Bot ' || i, 'bot' || i FROM generate_series(5001, 5100) i
 ), kinds AS (
     SELECT i AS id, CASE WHEN i > 300 THEN 'direct' WHEN i % 5 = 0 THEN 'channel' ELSE 'group' END AS kind
     FROM generate_series(1, 2000) i
@@ -71,6 +76,16 @@ WITH people AS (
     INSERT INTO sessions (user_id, refresh_hash, expires_at, ended_at, ended_xid)
     SELECT 1 + i % 5000, decode(md5('over ' || i::text), 'hex'), '2036-01-01', now(), pg_current_xact_id()
     FROM generate_series(1, 500) i
+), key_session AS (
+    INSERT INTO sessions (id, user_id, kind, expires_at)
+    SELECT 9000 + i, 5001 + i % 100, 'key', 'infinity' FROM generate_series(1, 2000) i
+), key AS (
+    INSERT INTO api_keys (session_id, kind, name, key_hash, created_by)
+    SELECT 9000 + i, CASE WHEN i % 2 = 0 THEN 'host' ELSE 'bot' END, 'Key ' || i, decode(md5(i::text), 'hex'), 1000
+    FROM generate_series(1, 2000) i
+), guest AS (
+    INSERT INTO sessions (user_id, kind, expires_at, minted_by, user_agent)
+    SELECT 1 + i, 'guest', '2036-01-01', 9001 + i % 100, 'phone' FROM generate_series(1, 2000) i
 ), spent AS (
     INSERT INTO spent_tokens (hash, session_id) SELECT decode(md5(id || ' ' || n), 'hex'), id FROM session, generate_series(1, 3) n
 ), ticket AS (
@@ -83,7 +98,9 @@ WITH people AS (
     SELECT 1 + i % 300, decode(repeat(md5(i::text), 2), 'hex'), 1, 50, '2036-01-01', CASE WHEN i % 3 = 0 THEN now() END
     FROM generate_series(1, 3000) i
 ), act AS (
-    INSERT INTO audit (act, actor_id, subject_id) SELECT 'session.opened', 1 + i % 500, 1 + i % 500 FROM generate_series(1, 5000) i
+    INSERT INTO audit (act, actor_id, subject_id)
+    SELECT ('{session.opened,session.opened,session.ended,login.failed,user.role}'::text[])[1 + i % 5], 1 + i % 499, 1 + i % 501
+    FROM generate_series(1, 5000) i
 ), head AS (
     INSERT INTO thread_heads (thread_id, last_seq, last_rev, log_floor, message_count, last_deleted_seq, last_message_at)
     SELECT k.id, coalesce(m.last_seq, 0), coalesce(m.last_seq, 0) + 100, 100, coalesce(m.last_seq - m.last_seq / 50, 0),

@@ -1,5 +1,5 @@
 -- sessions.sql: signing in, staying signed in, and no longer.
--- Writes sessions, spent_tokens, tickets. A session is never brought back; who comes again gets a new one.
+-- Writes sessions (those of keys and guests begin in keys.sql), spent_tokens, tickets. A session is never brought back; who comes again gets a new one.
 -- What ends one sets ended_xid, by which every worker learns of it (endings.sql).
 
 -- name: by_email :one
@@ -98,6 +98,10 @@ RETURNING id;
 -- End all sessions of this person but one (0: all).
 -- params: user_id, session_id
 -- route:  POST /api/me/password
+-- route:  PATCH /api/admin/users/<user_id:id>
+-- route:  POST /api/admin/users/<user_id:id>/password
+-- route:  DELETE /api/host/users/<external_id:str>/sessions
+-- cli:    bobbin createuser
 -- plan:   sessions_user_id; in proportion to the person's sessions
 -- locks:  those sessions
 UPDATE sessions SET ended_at = now(), ended_xid = pg_current_xact_id()
@@ -139,6 +143,26 @@ WHERE s.id = :session_id AND s.ended_at IS NULL AND s.expires_at > now() AND u.d
 -- locks:  the session
 UPDATE sessions SET last_used_at = now(), expires_at = now() + make_interval(days => :days)
 WHERE id = :session_id AND kind = 'device' AND ended_at IS NULL;
+
+-- name: by_key :one
+-- Whose living API key this is, of which kind, and whether its use is to be noted (note_use). No row when it is none.
+-- params: hash (bytea)
+-- live:   a request with an API key, when this worker has not looked for half a minute
+-- plan:   api_keys_key_hash_key, sessions_pkey, users_pkey; one row each
+SELECT s.user_id, s.id AS session_id, k.kind,
+    s.last_used_at = s.created_at OR s.last_used_at < now() - interval '1 hour' AS stale
+FROM api_keys k
+JOIN sessions s ON s.id = k.session_id
+JOIN users u ON u.id = s.user_id
+WHERE k.key_hash = :hash AND s.ended_at IS NULL AND u.deactivated_at IS NULL;
+
+-- name: note_use :exec
+-- A key was used.
+-- params: session_id
+-- live:   a request with an API key, once an hour
+-- plan:   sessions_pkey; one row
+-- locks:  the session
+UPDATE sessions SET last_used_at = now() WHERE id = :session_id AND ended_at IS NULL;
 
 -- name: make_ticket :exec
 -- A ticket for one stream, for a minute. A few that nobody used go on the way.

@@ -89,6 +89,7 @@ class Unavailable(Problem):
 CONSTRAINTS: dict[str, tuple[str, str]] = {
     "users_email_key": ("email_taken", "There is an account with this email already."),
     "users_username_key": ("username_taken", "This username is taken."),
+    "users_admin": ("not_a_person", "Only a person who signs in by themselves can be an admin."),
     "memberships_open": ("already_member", "This person is in the thread already."),
 }
 

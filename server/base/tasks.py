@@ -62,12 +62,16 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def finish(self, work: Coroutine[Any, Any, R]) -> R:
-        """The result of work, which goes on even if the caller of this is cancelled."""
+    def begin(self, work: Coroutine[Any, Any, R]) -> "asyncio.Task[R]":
+        """Work that need not be waited for."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
+
+    async def finish(self, work: Coroutine[Any, Any, R]) -> R:
+        """The result of work, which goes on even if the caller of this is cancelled."""
+        return await asyncio.shield(self.begin(work))
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -22,6 +22,7 @@ Mode = Literal["force_custom_plan", "force_generic_plan"]
 # longest of the sample.
 SAMPLES: dict[str, Any] = {
     "act": "left",
+    "active": True,
     "actor_id": 1,
     "address": "203.0.113.7",
     "added": 10,
@@ -42,16 +43,22 @@ SAMPLES: dict[str, Any] = {
     "created_by": 1,
     "days": 7,
     "details": "{}",
+    "device": "phone",
     "digest": b"\x00" * 32,
     "direction": 1,
     "email": "person7@example.com",
     "emails": ["person7@example.com"],
+    "external_id": "irc:sample:7",
     "external_ids": ["irc:sample:7", "irc:sample:8"],
     "hash": bytes.fromhex("c4ca4238a0b923820dcc509a6f75849b"),  # of spent token 1 and ticket 1
     "handles": ["person7", "person8"],
     "high_user_id": 500,
     "horizon": "1",
+    "ids": [7, 8, 9],
     "invite_id": 7,
+    "key_hash": b"\x04" * 32,
+    "key_id": 9001,
+    "key_ids": [9001, 9002],
     "kind": "group",
     "last_at": datetime(2026, 12, 1, tzinfo=UTC),
     "last_rev": 9000,
@@ -102,9 +109,12 @@ SAMPLES: dict[str, Any] = {
     "user_ids": [1, 3],
     "username": "person7",
     "usernames": ["newcomer1", "newcomer2"],
+    "whole": False,
 }
 # Where a block wants another one: a new account, a member who isn't one yet.
 OTHERWISE: dict[str, dict[str, Any]] = {
+    "audit.newest_act": {"act": "session."},
+    "audit.newest_of": {"act": "session."},
     "bulk.advance_source": {"before": 100},
     "bulk.make_people": {"external_ids": ["irc:sample:new1", "irc:sample:new2"]},
     "bulk.make_townspeople": {
@@ -112,9 +122,14 @@ OTHERWISE: dict[str, dict[str, Any]] = {
         "emails": ["new1@example.com", "new2@example.com"],
     },
     "invites.make": {"token_hash": b"\x03" * 32},
+    "keys.hold_bot": {"user_id": 5001},
+    "keys.make": {"kind": "bot"},
+    "keys.make_bot": {"username": "newcomer"},
+    "keys.make_guest": {"username": "newcomer"},
     "members.open_span": {"member_id": 499},
     "messages.send": {"client_id": "a new one"},
     "audit.note": {"act": "session.opened"},
+    "sessions.by_key": {"hash": bytes.fromhex("c4ca4238a0b923820dcc509a6f75849b")},  # of key 1
     "sessions.make_ticket": {"hash": b"\x03" * 32},
     "sessions.open": {"password_hash": "hash 1"},
     "users.create": {"email": "new@example.com", "username": "newcomer"},
