@@ -18,7 +18,7 @@ from server.base.http import Body, Query, answers, empty, json_bytes, length, wh
 
 Role = Literal["admin", "agent", "member"]
 
-LOOKED_AT = 10_000  # accounts, for one page: some 25 ms
+LOOKED_AT = 30_000  # accounts, for one page: some 20 ms
 THREADS_AT_ONCE = 500  # of somebody who is out
 
 
@@ -101,8 +101,8 @@ def listing(
     page = page.select(
         u.id, CustomFunction("managed_json", ["u", "seen_at"])(Parameter("u::users"), seen).as_("user")
     )
-    page = page.orderby(u.id).limit(size + 1)
-    values: list[Any] = [after_id]
+    page = page.orderby(u.id).limit(Parameter("$2"))
+    values: list[Any] = [after_id, size + 1]
     filters = 0
     if role is not None and not by_role:
         page, filters = page.where(u.role == role), filters + 1
@@ -113,7 +113,7 @@ def listing(
         words = CustomFunction("concat_ws", ["between", "name", "username", "email"])
         lower, position = CustomFunction("lower", ["text"]), CustomFunction("strpos", ["text", "part"])
         text = lower(words("\n", u.name, u.username, u.email))
-        page, filters = page.where(position(text, lower(Parameter("$2"))) > 0), filters + 1
+        page, filters = page.where(position(text, lower(Parameter("$3"))) > 0), filters + 1
     looked_to = walk.select(users.id).offset(LOOKED_AT - 1).limit(1)
     return Listing(
         f"/* admin.listing */ {page}",
@@ -140,7 +140,7 @@ async def accounts(
 async def list_users(request: Request, query: UserQuery) -> HTTPResponse:
     """The accounts, by id.
 
-    search: any part of the name, username or email, ignoring case. A page looks at 10,000 accounts at most: it may
+    search: any part of the name, username or email, ignoring case. A page looks at 30,000 accounts at most: it may
     hold fewer than asked, even none, and still have a nextCursor.
     """
     ctx, after_id = request.app.ctx, 0

@@ -207,7 +207,7 @@ async def test_each_combination_of_filters_is_prepared_and_walks_an_index(
         values = asked.values if text is asked.page else asked.values[:1]
         assert len((await town.prepare(text)).get_parameters()) == len(values)
         given = ", ".join("'" + str(value) + "'" for value in values)
-        types = ", ".join(["bigint", "text"][: len(values)])
+        types = ", ".join(["bigint", "bigint", "text"][: len(values)])
         async with town.transaction():
             await town.execute(f"SET LOCAL plan_cache_mode = {mode}")
             await town.execute(f"PREPARE asked ({types}) AS {text}")
