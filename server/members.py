@@ -68,6 +68,11 @@ class NewRole(Body):
     role: Role
 
 
+class Leaving(Body):
+    optional = True
+    successor: Annotated[int, whole()] | None = None  # a member, who becomes admin
+
+
 @dataclass(frozen=True)
 class Held:
     """What an act may count on until it commits: the rows behind it are locked."""
@@ -184,7 +189,7 @@ async def patch_member(request: Request, thread_id: int, member_id: int, body: N
 async def delete_member(request: Request, thread_id: int, member_id: int) -> HTTPResponse:
     """Remove somebody (admins and moderators; an admin only by an admin), or oneself: that is leaving."""
     if member_id == request.ctx.user_id:
-        return await post_leave(request, thread_id)
+        return await post_leave(request, thread_id, Leaving())
 
     async def work(db: Db, held: Held) -> int | None:
         no_direct(held.kind)
@@ -237,19 +242,35 @@ async def act_once(
             raise
 
 
-@answers({204: None}, {409: "direct_thread last_admin"})
-async def post_leave(request: Request, thread_id: int) -> HTTPResponse:
-    """Leave: the span ends here, and so do one's streams of the thread. The last admin can't while others are there."""
+@answers({204: None}, {403: "forbidden", 409: "direct_thread last_admin"})
+async def post_leave(request: Request, thread_id: int, body: Leaving) -> HTTPResponse:
+    """Leave: the span ends here, and so do one's streams of the thread.
+
+    The last admin can't while others are there, unless they name a successor, who becomes admin with it.
+    """
     me = request.ctx.user_id
 
     async def work(db: Db, held: Held) -> int | None:
         no_direct(held.kind)
+        if body.successor is not None:
+            await _succeed(request, db, held, thread_id, body.successor)
         if held.role == "admin":
             await _keep_an_admin(db, thread_id, me)
         return await close_span(db, thread_id=thread_id, member_id=me, act="left")
 
-    await act(request, thread_id, work)
+    await act(request, thread_id, work, member_id=body.successor)
     return empty()
+
+
+async def _succeed(request: Request, db: Db, held: Held, thread_id: int, member_id: int) -> None:
+    if held.role != "admin":
+        raise Forbidden()
+    if held.member_role is None or member_id == request.ctx.user_id:
+        raise Invalid({"successor": "must be somebody else in this thread"})
+    if await set_role(db, thread_id=thread_id, member_id=member_id, role="admin") is not None:
+        await audit.record(
+            db, request, "member.role", subject_id=member_id, thread_id=thread_id, role="admin"
+        )
 
 
 def no_direct(kind: str) -> None:

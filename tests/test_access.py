@@ -145,7 +145,7 @@ async def asked(api: Api, route: Route, cast: Cast, actor: Person | None, places
         headers = {"Authorization": f"Bearer {actor.token}"} if actor else {}
         async with api._client.stream("GET", url, headers=headers) as answer:
             return answer.status_code
-    more = {"json": BODIES[route.name](cast)} if route.body is not None else {}
+    more = {"json": BODIES[route.name](cast)} if route.body is not None and not route.body.optional else {}
     return (await api.ask(route.method, url, as_=actor, **more)).status
 
 

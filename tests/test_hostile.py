@@ -36,7 +36,7 @@ BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/threads/<thread_id:id>/invites": lambda _: {"expiresIn": 60, "maxUses": 1},
     "POST /api/threads/<thread_id:id>/members": lambda cast: {"userId": cast.mallory.id, "role": "member"},
     "PATCH /api/threads/<thread_id:id>/members/<member_id:id>": lambda _: {"role": "moderator"},
-    "POST /api/threads/<thread_id:id>/leave": lambda cast: {"successor": cast.ben.id},
+    "POST /api/threads/<thread_id:id>/leave": lambda _: {"successor": 10**12},
     "POST /api/threads/<thread_id:id>/messages": lambda _: {"text": "x", "clientId": "c", "replyTo": 1, "fileIds": []},
     "PATCH /api/threads/<thread_id:id>/messages/<seq:id>": lambda _: {"text": "y"},
 }  # fmt: skip
@@ -44,6 +44,7 @@ PUBLIC = {
     "POST /api/auth/login": 401,
     "POST /api/auth/refresh": 401,
     "POST /api/me/password": 403,
+    "POST /api/threads/<thread_id:id>/leave": 422,
 }  # what a good body gets there; elsewhere it is a success
 
 QUERIES = {  # the parameters each route knows
@@ -61,7 +62,7 @@ NOT_JSON = {
     "UTF-16": '{"text":"x"}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",
     "invalid UTF-8": b'{"text":"\xff","title":"\xff","name":"\xff","role":"\xff","password":"\xff","userId":"\xff",'
-    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff"}',
+    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff"}',
     "NaN": b'{"unknown": NaN}',
     "Infinity": b'{"unknown": -Infinity}',
     "deep arrays in an object": b'{"unknown":' + b"[" * 6_000 + b"]" * 6_000 + b"}",
@@ -188,7 +189,7 @@ async def test_what_is_no_id_of_anything_is_a_404(api: Api, ready: Cast, asker: 
         reply = await api.ask(route.method, url_of(route, ready), as_=me, **body)
         refusals = {
             "join": "not_found",  # of a group
-            "leave": "last_admin",
+            "leave": "invalid",  # the successor is nobody
             "<invite_id:id>": "not_found",  # nobody has made one
             "<key_id:id>": "not_found",
             "accept": "not_found",

@@ -140,6 +140,26 @@ async def test_the_last_admin_stays_while_others_are_there(api: Api, cast: Cast)
         refused(await api.get(url, as_=who), 404)
 
 
+async def test_who_leaves_may_name_a_successor(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
+    leave = f"/api/threads/{cast.team}/leave"
+    refused(await api.post(leave, {"successor": cast.ada.id}, as_=cast.ben), 403)
+    for nobody in (cast.mallory.id, cast.ada.id, 10**15):
+        assert (
+            "successor" in refused(await api.post(leave, {"successor": nobody}, as_=cast.ada), 422)["details"]
+        )
+    refused(await api.post(leave, {}, as_=cast.ada), 409, "last_admin")
+    async with api.stream(cast.team, cast.ben) as stream:
+        ok(await api.post(leave, {"successor": cast.ben.id}, as_=cast.ada), 204)
+        told = [
+            (event.data["act"], event.data["userId"], event.data["role"]) for event in await stream.take(2)
+        ]
+    assert told == [("role", cast.ben.id, "admin"), ("left", cast.ada.id, None)]
+    refused(await api.get(f"/api/threads/{cast.team}", as_=cast.ada), 404)
+    assert ok(await api.get(f"/api/threads/{cast.team}", as_=cast.ben))["thread"]["role"] == "admin"
+    await dense(db, cast.team)
+    ok(await api.post(leave, as_=cast.ben), 204)  # alone
+
+
 @pytest.mark.parametrize("way", ["leave", "demote the other"])
 async def test_of_two_admins_who_go_at_once_one_stays(
     api: Api, cast: Cast, people: Maker, db: asyncpg.Pool, way: str

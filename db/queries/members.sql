@@ -137,6 +137,7 @@ RETURNING rev;
 -- Another role for a member. The rev of the change; no row when they have it already.
 -- params: thread_id, member_id, role
 -- route:  PATCH /api/threads/<thread_id:id>/members/<member_id:id>
+-- route:  POST /api/threads/<thread_id:id>/leave (a successor)
 -- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
 -- locks:  the head and the span (already held)
 WITH span AS (
