@@ -101,7 +101,7 @@ def listing(
     page = page.select(
         u.id, CustomFunction("managed_json", ["u", "seen_at"])(Parameter("u::users"), seen).as_("user")
     )
-    page = page.orderby(u.id).limit(Parameter("$2"))
+    page = page.orderby(u.id).limit(Parameter("$2"))  # type: ignore[arg-type]  # written as it is
     values: list[Any] = [after_id, size + 1]
     filters = 0
     if role is not None and not by_role:
