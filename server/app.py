@@ -11,8 +11,10 @@ from sanic.response import HTTPResponse
 from server import openapi
 from server.base import log
 from server.base.access import RequestIds, Tokens
+from server.base.answer import Answer, dress
 from server.base.db import Connections, open_pool
 from server.base.errors import AWAY
+from server.base.front import ALWAYS, Front
 from server.base.http import Cursors
 from server.base.limits import Limits
 from server.base.passwords import Passwords
@@ -50,6 +52,9 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.ctx.tokens = Tokens(settings.jwt_secret)
     app.ctx.cursors = Cursors(settings.jwt_secret)
     app.ctx.request_ids = RequestIds()
+    front = app.ctx.front = Front(
+        trusted=settings.trusted_proxies, public_url=settings.public_url, origins=settings.cors_origins
+    )
     app.ctx.tasks = Tasks()
     app.ctx.turns = Turns()
     described = openapi.document(ROUTES)
@@ -67,7 +72,12 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.hub = Hub(ctx.db, encode=sse.encode)
         ctx.endings = Endings(ctx.db)
         ctx.sign_ins = SignIns(ctx)
-        ctx.limits = Limits()
+        ctx.limits = Limits(
+            settings.redis_url,
+            on=settings.rate_limits,
+            workers=settings.workers,
+            namespace=lambda: str(ctx.epoch),
+        )
         ctx.bus = Bus(
             settings.redis_url,
             heard=ctx.hub.heard,
@@ -97,6 +107,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         await ctx.tasks.drain(1)
         await ctx.endings.close()
         await ctx.bus.close()
+        await ctx.limits.close()
         ctx.passwords.close()
         try:
             async with asyncio.timeout(2):
@@ -114,9 +125,13 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         given = request.headers.get("x-request-id") if request is not None else None
         request_id = app.ctx.request_ids.of(given)
         response = answer_to(error, request_id)
-        response.headers["X-Request-Id"] = request_id
         if response.status == 405 and request is not None:
-            response.headers["Allow"] = allowed(request.path)
+            methods = allowed(request.path)
+            if request.method == "OPTIONS":
+                response = Answer(status=204, headers=front.preflight(request, methods))
+            response.headers["Allow"] = methods
+        headers = front.headers(request) if request is not None else ALWAYS
+        dress(response, (*headers, (b"X-Request-Id", request_id.encode())))
         if response.status == 413 and request is not None and "expect" not in request.headers:
             _drain(request)
         method = request.method if request is not None else None

@@ -27,7 +27,9 @@ from server import (
 )
 from server.base import log
 from server.base.access import Access, Caller
+from server.base.answer import dress
 from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
+from server.base.front import outer
 from server.base.http import Body, Query, read, read_query
 from server.base.limits import BRAKES, Brake
 from server.live import sse
@@ -80,6 +82,7 @@ class Route:
         return re.compile(re.sub(r"<\w+:str>", "[^/]+", re.sub(r"<\w+:id>", "[0-9]+", self.path)))
 
 
+NO_STORE = (b"Cache-Control", b"no-store")  # an answer is somebody's, or of this moment
 IDENTIFIER = re.compile("[1-9][0-9]{0,18}")
 THREAD = "/api/threads/<thread_id:id>"
 
@@ -182,6 +185,7 @@ def _endpoint(route: Route) -> Handler:
         ctx = request.ctx
         ctx.request_id = request.app.ctx.request_ids.of(request.headers.get("x-request-id"))
         ctx.user_id = ctx.session_id = None
+        ctx.rate = ()  # what the answer says of the limits
         status = 499  # what the log says when the client has gone
         try:
             if request.headers.get("upgrade", "").lower() == "websocket":
@@ -190,18 +194,22 @@ def _endpoint(route: Route) -> Handler:
             if route.access != "OPEN" and not request.app.ctx.epoch:
                 raise Unavailable()  # a worker that began while the database was away
             if route.access != "OPEN":
-                caller = await request.app.ctx.sign_ins.caller(request, route.access)
+                caller = await _caller(request, route)
                 ctx.user_id, ctx.session_id = caller.user_id, caller.session_id
                 if caller.kind != "user" or route.access in ("ADMIN", "HOST"):
                     await _admit(request, route, caller)
-            await request.app.ctx.limits.pass_(request, route.cost)
+            ctx.rate = await request.app.ctx.limits.pass_(request, route.cost)
             if takes_query and route.query is not None:
                 given["query"] = read_query(request, route.query)
             if takes_body and route.body is not None:
                 if len(request.body) > route.brake.body_bytes:
                     raise TooLarge()
                 given["body"] = read(request, route.body)
-            response = await route.handler(request, **given)
+            if route.access == "STREAM":
+                with request.app.ctx.limits.stream(ctx.user_id):
+                    response = await route.handler(request, **given)
+            else:
+                response = await route.handler(request, **given)
             status = response.status if response is not None else 200
         except Exception as error:
             response = answer_to(error, ctx.request_id)
@@ -217,11 +225,21 @@ def _endpoint(route: Route) -> Handler:
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
         if response is not None and isinstance(response, HTTPResponse):
-            response.headers["X-Request-Id"] = ctx.request_id
-            response.headers["Cache-Control"] = "no-store"  # it is somebody's, or of this moment
+            dress(response, (*outer(request, ctx.request_id), NO_STORE))
         return response
 
     return run
+
+
+async def _caller(request: Request, route: Route) -> Caller:
+    """Who asks. Raises Unauthorized; TooMany for whoever shows one bad token after the other."""
+    ctx = request.app.ctx
+    try:
+        caller: Caller = await ctx.sign_ins.caller(request, route.access)
+    except Unauthorized:
+        request.ctx.rate = await ctx.limits.pass_(request, "refused")
+        raise
+    return caller
 
 
 async def _admit(request: Request, route: Route, caller: Caller) -> None:

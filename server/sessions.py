@@ -135,9 +135,9 @@ class SignIns:
         """The caller of a request whose route wants one. Raises Unauthorized, or Forbidden for a forged write."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and token:
-            caller = await self._bearer(token.strip())
+            caller = await self._bearer(request, token.strip())
         elif access == "STREAM" and (given := request.args.get("token")):
-            caller = await self._bearer(given) if "." in given else await self._ticket(given)
+            caller = await (self._bearer if "." in given else self._ticket)(request, given)
         elif not scheme and (cookie := request.cookies.get(cookie_name(request, "session"))):
             caller = await self._cookie(request, cookie)
         else:
@@ -146,16 +146,17 @@ class SignIns:
             raise Unauthorized("This session has ended.", code="session_ended")
         return caller
 
-    async def _bearer(self, token: str) -> Caller:
+    async def _bearer(self, request: Request, token: str) -> Caller:
         if token.startswith(KEY_PREFIX):
-            return await self._key(digest(token))
+            return await self._key(request, digest(token))
         caller: Caller = self._ctx.tokens.caller(token)
         return caller
 
-    async def _key(self, hash_: bytes) -> Caller:
+    async def _key(self, request: Request, hash_: bytes) -> Caller:
         caller, until = self._keys.get(hash_, (None, 0.0))
         if caller is None or until < time.monotonic():
             self._keys.pop(hash_, None)
+            self._ctx.limits.refuses(request, "refused")  # whoever tries one after the other does not get to ask
             row = await by_key(self._ctx.db, hash=hash_)
             if row is None:
                 raise Unauthorized()
@@ -165,7 +166,8 @@ class SignIns:
             _remember(self._keys, hash_, caller)
         return caller
 
-    async def _ticket(self, ticket: str) -> Caller:
+    async def _ticket(self, request: Request, ticket: str) -> Caller:
+        self._ctx.limits.refuses(request, "refused")
         row = await redeem(self._ctx.db, hash=digest(ticket))
         if row is None:
             raise Unauthorized()
@@ -303,7 +305,7 @@ async def post_login(request: Request, body: Login) -> HTTPResponse:
     if (body.email is None) == (body.username is None):
         raise Invalid({"email": "give either email or username"})
     ctx = request.app.ctx
-    guess = await ctx.limits.guess(address_of(request), body.email or body.username or "")
+    guess = await ctx.limits.guess(address_of(request), f"name {body.email or body.username}")
     if body.email is not None:
         found = await by_email(ctx.db, email=body.email)
     else:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 
+from server.base.front import SECURITY
 from server.routes import Route
 from tests.client import LIMIT_SECONDS, Api, Reply
 from tests.conftest import Cast
@@ -47,10 +48,24 @@ def refused(reply: Reply, status: int, code: str | None = None) -> Any:
     return an_error(reply, code)
 
 
+def secured(reply: Reply) -> None:
+    """It has all the headers that every answer has, each once; and nothing tells what serves."""
+    for name, value in SECURITY.items():
+        given = reply.headers.get_list(name)
+        if name == "Content-Security-Policy" and reply.headers.get("content-type", "").startswith(
+            "text/html"
+        ):
+            assert len(given) == 1 and given[0].startswith("default-src 'none'"), given
+        else:
+            assert given == [value], (name, given)
+    assert "server" not in reply.headers
+
+
 def an_error(reply: Reply, code: str | None = None) -> Any:
     """The same, of whatever status from 400 to 499."""
     assert 400 <= reply.status < 500, (reply.status, reply.body[:300])
     assert reply.headers["content-type"] == "application/json; charset=utf-8"
+    secured(reply)
     body = reply.json
     assert set(body) - {"details"} == {"error", "code", "requestId"}, body
     assert isinstance(body["error"], str) and body["error"].endswith("."), body

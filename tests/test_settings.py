@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import stat
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,9 @@ def test_what_is_set_is_read() -> None:
             "BOBBIN_WORKERS": "3",
             "BOBBIN_DEMO": "Yes",
             "BOBBIN_RATE_LIMITS": "off",
+            "BOBBIN_TRUSTED_PROXIES": "10.0.0.0/8, ::1,",
+            "BOBBIN_PUBLIC_URL": "HTTPS://Chat.Example.com:443/",
+            "BOBBIN_CORS_ORIGINS": "https://a.example, http://[::1]:3000",
             "BOBBIN_DB_POOL": "4",
             "BOBBIN_DB_STATEMENT_CACHE": "0",
             "BOBBIN_MAX_BODY_BYTES": "2048",
@@ -66,7 +70,9 @@ def test_what_is_set_is_read() -> None:
     )
     assert dataclasses.astuple(settings) == (
         *("::1", 0, "postgresql://u:p@h/d?sslmode=require", "rediss://h:6380/2", SECRET),
-        *(Path("/srv/with space"), 3, True, False, 4, 0, 2048, "warning"),
+        *(Path("/srv/with space"), 3, True, False),
+        *((ip_network("10.0.0.0/8"), ip_network("::1")), "https://chat.example.com"),
+        *(("https://a.example", "http://[::1]:3000"), 4, 0, 2048, "warning"),
     )
     assert load(environment(settings)) == settings
 
@@ -80,6 +86,9 @@ def test_all_faults_are_told_at_once_each_in_a_sentence() -> None:
         JWT_SECRET="short",
         BOBBIN_WORKERS="0",
         BOBBIN_DEMO="perhaps",
+        BOBBIN_TRUSTED_PROXIES="10.0.0.1/8",
+        BOBBIN_PUBLIC_URL="chat.example.com",
+        BOBBIN_CORS_ORIGINS="https://a.example,*",
         BOBBIN_DB_POOL="-1",
         BOBBIN_MAX_BODY_BYTES="1e6",
         BOBBIN_LOG_LEVEL="loud",
@@ -87,10 +96,33 @@ def test_all_faults_are_told_at_once_each_in_a_sentence() -> None:
     names = [line.split()[0] for line in told]
     assert names == [
         *("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "JWT_SECRET", "BOBBIN_WORKERS", "BOBBIN_DEMO"),
+        *("BOBBIN_TRUSTED_PROXIES", "BOBBIN_PUBLIC_URL", "BOBBIN_CORS_ORIGINS"),
         *("BOBBIN_DB_POOL", "BOBBIN_MAX_BODY_BYTES", "BOBBIN_LOG_LEVEL"),
     ]
     assert all(line.endswith(".") for line in told)
     assert "hush" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "https://h/path",
+            "https://h?q",
+            "https://h#f",
+            "https://u:p@h",
+            "https://",
+            "ftp://h",
+            "h:1",
+            "null",
+        ),
+        *("https://h:port", "https://[::1", "https://a b", "https://é.example", "https://*.example", "//h"),
+    ],
+)
+def test_what_is_no_origin_is_refused(url: str) -> None:
+    for name in ("BOBBIN_PUBLIC_URL", "BOBBIN_CORS_ORIGINS"):
+        (told,) = faults(**{name: url})
+        assert told.startswith(f"{name} must be http:// or https://")
 
 
 @pytest.mark.parametrize("number", ["٣", "1_0", "+1", "0x1", "9" * 5000, "1.0", "nan"])

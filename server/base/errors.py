@@ -4,12 +4,14 @@ Raise them where the fact is known. What a driver says goes to the log, never to
 """
 
 import asyncio
+import math
 from typing import Any
 
 import asyncpg
 import orjson
 from sanic import exceptions as sanic_exceptions
-from sanic.response import HTTPResponse
+
+from server.base.answer import Answer
 
 
 class Problem(Exception):
@@ -76,6 +78,23 @@ class Invalid(Problem):
         super().__init__(
             sentence or f"{self.sentence[:-1]}: {', '.join(details)}.", code=code, details=details
         )
+
+
+class TooMany(Problem):
+    """retry_after: in how many seconds it is worth another try."""
+
+    status, code, sentence = 429, "rate_limited", "Too many requests; try again in a moment."
+
+    def __init__(
+        self,
+        sentence: str | None = None,
+        *,
+        code: str | None = None,
+        retry_after: float,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        said = {"Retry-After": str(max(1, math.ceil(retry_after)))}
+        super().__init__(sentence, code=code, headers=said | (headers or {}))
 
 
 class Unavailable(Problem):
@@ -147,13 +166,13 @@ def _with_status(status: int, code: str, sentence: str, headers: dict[str, str])
     return problem
 
 
-def render(problem: Problem, request_id: str) -> HTTPResponse:
+def render(problem: Problem, request_id: str) -> Answer:
     """The one shape of every error."""
     body: dict[str, Any] = {"error": problem.sentence, "code": problem.code}
     if problem.details:
         body["details"] = problem.details
     body["requestId"] = request_id
-    return HTTPResponse(
+    return Answer(
         orjson.dumps(body),
         status=problem.status,
         headers=dict(problem.headers),

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from server.base.front import Network, as_network, as_origin
+
 SECRET_MIN_BYTES = 32  # of HMAC-SHA256: a shorter key is weaker than the signature it makes
 SECRET_FILE = "jwt-secret"
 
@@ -35,6 +37,9 @@ class Settings:
     workers: int
     demo: bool
     rate_limits: bool
+    trusted_proxies: tuple[Network, ...]
+    public_url: str
+    cors_origins: tuple[str, ...]
     db_pool_size: int
     db_statement_cache: int
     max_body_bytes: int
@@ -119,6 +124,28 @@ def _host(text: str) -> str:
     if not text or any(c.isspace() or c in "/@" for c in text):
         raise ValueError("must be a host name or an address to listen on, such as 127.0.0.1 or 0.0.0.0")
     return text.strip("[]")
+
+
+def _origin(text: str) -> str:
+    try:
+        return as_origin(text) if text else ""
+    except ValueError:
+        raise ValueError(
+            "must be http:// or https:// and a name, without a path, such as https://chat.example.com"
+        ) from None
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(_origin(part) for part in text.split(",") if part.strip())
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(as_network(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(
+            "must be addresses or networks with commas between, such as 10.0.0.0/8,::1"
+        ) from None
 
 
 def _secret(text: str) -> str:
@@ -228,6 +255,38 @@ SETTINGS = (
         "",
         "Off turns every brake off, for tests and load.",
         _switch,
+    ),
+    Setting(
+        "BOBBIN_TRUSTED_PROXIES",
+        "trusted_proxies",
+        "list",
+        "",
+        "",
+        "Addresses or networks of the proxies in front, with commas between: their X-Forwarded-For and"
+        " X-Forwarded-Proto are believed, nobody else's.",
+        _networks,
+        "none",
+    ),
+    Setting(
+        "BOBBIN_PUBLIC_URL",
+        "public_url",
+        "URL",
+        "",
+        "",
+        "Where browsers reach the server, as https://chat.example.com: for links, cookies and the check of"
+        " a write's origin. With https it is said that plain http is never to be used.",
+        _origin,
+        "what each request says",
+    ),
+    Setting(
+        "BOBBIN_CORS_ORIGINS",
+        "cors_origins",
+        "list",
+        "",
+        "",
+        "Other origins whose pages may call the API with tokens, with commas between.",
+        _origins,
+        "none",
     ),
     Setting(
         "BOBBIN_DB_POOL",
@@ -348,6 +407,8 @@ def environment(settings: Settings) -> dict[str, str]:
     """The variables from which `load` makes equal settings again: what a worker is given."""
 
     def text(value: object) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
         return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
     return {row.name: text(getattr(settings, row.attribute)) for row in SETTINGS}

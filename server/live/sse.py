@@ -11,6 +11,7 @@ from sanic.response import HTTPResponse
 from server import shapes
 from server.base import log
 from server.base.errors import AWAY, NotFound, Unauthorized, Unavailable
+from server.base.front import outer, plain
 from server.base.http import Query, answers
 from server.live import changes
 from server.live.hub import LOG_PAGE, Feed, Gap, Hub
@@ -219,7 +220,7 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
             headers={
                 "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",
-                "X-Request-Id": request.ctx.request_id,
+                **plain(outer(request, request.ctx.request_id)),
             },
         )
         await stream.run(request, feed, response, opening)

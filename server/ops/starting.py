@@ -14,33 +14,47 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from server.base.front import SECURITY
+
 PATIENCE_S = 5
 STATE = b'{"status":"unavailable","app":"starting","database":"unknown","redis":"unknown"}'
 REFUSAL = (
     b'{"error":"The server is starting; try again in a moment.","code":"starting","requestId":"starting"}'
 )
+UNREAD = b'{"error":"The request could not be read.","code":"bad_request","requestId":"starting"}'
 
 
 class Answer(BaseHTTPRequestHandler):
     """200 for /livez, 503 for everything else."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # else what it can not read is answered without headers
     timeout = 1  # seconds for a request to arrive: nobody may hold up the end
 
     def _answer(self) -> None:
         path = self.path.partition("?")[0]
         alive, probe = path == "/livez", path in ("/readyz", "/healthz")
         body = b'{"status":"ok"}' if alive else STATE if probe else REFUSAL
-        self.send_response(200 if alive else 503)
-        self.send_header("Content-Type", "application/json; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.send_header("X-Request-Id", "starting")
-        if not alive:
-            self.send_header("Retry-After", "1")
+        self._send(200 if alive else 503, body)
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response_only(status)
+        headers = {
+            "Content-Type": "application/json; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            "X-Request-Id": "starting",
+        }
+        for name, value in (headers | ({"Retry-After": "1"} if status == 503 else {}) | SECURITY).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server says of a request that it can't read would be a page of its own."""
+        self.close_connection = True
+        self._send(400, UNREAD)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer
 
