@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from server import members, messages, threads
 from server.base.db import open_pool
+from server.base.front import Front
 from server.live import changes, hub
 from server.live.bus import Bus
 from server.live.endings import Endings
@@ -92,10 +93,13 @@ class Reader:
         async def respond(**_: object) -> Line:
             return self.line
 
-        ctx = SimpleNamespace(hub=desk.hub, db=desk.db, epoch=desk.hub.epoch, endings=Endings(desk.db))
+        front = Front(trusted=(), public_url="", origins=())
+        ctx = SimpleNamespace(
+            hub=desk.hub, db=desk.db, epoch=desk.hub.epoch, endings=Endings(desk.db), front=front
+        )
         request: Any = SimpleNamespace(
             app=SimpleNamespace(ctx=ctx),
-            ctx=SimpleNamespace(user_id=user_id, session_id=1, request_id="test"),
+            ctx=SimpleNamespace(user_id=user_id, session_id=1, request_id="test", rate=()),
             headers=headers,
             stream=SimpleNamespace(protocol=self.line),
             respond=respond,
