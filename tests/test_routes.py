@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 import jwt
@@ -9,7 +10,7 @@ import pytest
 
 from server.base.access import Tokens
 from server.routes import ROUTES, Route
-from tests.client import Api
+from tests.client import Api, Person
 from tests.conftest import SECRET, Asker, Cast
 from tests.rules import ASKED, ok, refused, set_up, url_of
 
@@ -25,11 +26,12 @@ def minted(user_id: int, secret: str = SECRET, algorithm: str = "HS256", **claim
         return jwt.encode({k: v for k, v in whole.items() if v is not None}, secret, algorithm=algorithm)
 
 
-def forgeries(user_id: int) -> dict[str, str]:
+def forgeries(person: Person) -> dict[str, str]:
     """Authorization headers that must open nothing."""
-    good = Tokens(SECRET).issue(user_id=user_id, session_id=1)
+    user_id, mint = person.id, partial(minted, sid=person.session_id)
+    good = Tokens(SECRET).issue(user_id=user_id, session_id=person.session_id)
     head, claims, signature = good.split(".")
-    other_claims = minted(user_id + 1).split(".")[1]
+    other_claims = mint(user_id + 1).split(".")[1]
     other_secret = "another secret, as long as the first one"
     return {
         "nothing": "",
@@ -39,15 +41,15 @@ def forgeries(user_id: int) -> dict[str, str]:
         "garbage": "Bearer garbage",
         "dots": "Bearer ..",
         "bytes": "Bearer \xff\xfeé",
-        "expired": f"Bearer {minted(user_id, exp=int(time.time()) - 1)}",
-        "without an end": f"Bearer {minted(user_id, exp=None)}",
-        "without a person": f"Bearer {minted(user_id, sub=None)}",
-        "without a session": f"Bearer {minted(user_id, sid=None)}",
-        "for somebody who is no number": f"Bearer {minted(user_id, sub='ada')}",
-        "not yet": f"Bearer {minted(user_id, nbf=int(time.time()) + 900)}",
-        "of another secret": f"Bearer {minted(user_id, other_secret)}",
-        "of another algorithm": f"Bearer {minted(user_id, SECRET, 'HS512')}",
-        "of alg none": f"Bearer {minted(user_id, '', 'none')}",
+        "expired": f"Bearer {mint(user_id, exp=int(time.time()) - 1)}",
+        "without an end": f"Bearer {mint(user_id, exp=None)}",
+        "without a person": f"Bearer {mint(user_id, sub=None)}",
+        "without a session": f"Bearer {mint(user_id, sid=None)}",
+        "for somebody who is no number": f"Bearer {mint(user_id, sub='ada')}",
+        "not yet": f"Bearer {mint(user_id, nbf=int(time.time()) + 900)}",
+        "of another secret": f"Bearer {mint(user_id, other_secret)}",
+        "of another algorithm": f"Bearer {mint(user_id, SECRET, 'HS512')}",
+        "of alg none": f"Bearer {mint(user_id, '', 'none')}",
         "unsigned": f"Bearer {head}.{claims}.",
         "with the claims of another": f"Bearer {head}.{other_claims}.{signature}",
         "cut short": f"Bearer {good[:-2]}",
@@ -69,13 +71,13 @@ def test_no_address_is_given_twice_and_ids_are_whole_numbers() -> None:
 async def test_a_route_is_closed_to_whoever_has_no_good_token(api: Api, cast: Cast, route: Route) -> None:
     await api.say(cast.team, cast.ada, "here")
     url, ada = url_of(route, cast), cast.ada
-    for what, header in forgeries(ada.id).items():
+    for what, header in forgeries(ada).items():
         headers = {"Authorization": header.encode("utf-8")} if header else {}
         reply = await api.ask(route.method, url, headers=headers)
         body = refused(reply, 401)
         assert body["code"] == ("token_expired" if what == "expired" else "unauthorized"), what
         assert reply.headers["www-authenticate"].startswith("Bearer"), what
-    good = minted(ada.id)
+    good = minted(ada.id, sid=ada.session_id)
     if route.access != "STREAM":
         refused(await api.ask(route.method, f"{url}?token={good}"), 401)  # only streams take it there
         reply = await api.ask(route.method, url, headers={"Authorization": f"bearer  {good}"})
@@ -83,7 +85,7 @@ async def test_a_route_is_closed_to_whoever_has_no_good_token(api: Api, cast: Ca
     else:
         refused(await api.ask(route.method, f"{url}?token={good}x"), 401)
         refused(await api.ask(route.method, f"{url}?token="), 401)
-        expired = minted(ada.id, exp=int(time.time()) - 1)
+        expired = minted(ada.id, sid=ada.session_id, exp=int(time.time()) - 1)
         refused(await api.ask(route.method, f"{url}?token={expired}"), 401, "token_expired")
         async with api.stream(cast.team, ada) as stream:
             assert stream.ready.data["lastSeq"] == 1
@@ -91,7 +93,7 @@ async def test_a_route_is_closed_to_whoever_has_no_good_token(api: Api, cast: Ca
 
 async def test_a_token_that_was_good_is_refused_when_its_time_is_over(api: Api, cast: Cast) -> None:
     ends = int(time.time()) + 2
-    token = {"Authorization": f"Bearer {minted(cast.ada.id, exp=ends)}"}
+    token = {"Authorization": f"Bearer {minted(cast.ada.id, sid=cast.ada.session_id, exp=ends)}"}
     ok(await api.get("/api/me", headers=token))  # from now on it is known
     while (reply := await api.get("/api/me", headers=token)).status == 200:
         assert time.time() < ends + 1
