@@ -37,6 +37,7 @@ def unguarded(user_id: int) -> None:
     is but that no bucket ever runs dry: one person here asks as often as hundreds do."""
     from server.base import limits
     from server.base.access import Caller
+    from server.base.front import Pairs
     from server.sessions import SignIns
 
     if user_id == GUARDED:
@@ -46,8 +47,8 @@ def unguarded(user_id: int) -> None:
     async def caller(*_: Any) -> Caller:
         return Caller(user_id, 0)
 
-    async def pass_(*_: Any) -> None:
-        return None
+    async def pass_(*_: Any) -> Pairs:
+        return ()
 
     SignIns.caller = caller  # type: ignore[assignment, method-assign]
     limits.Limits.pass_ = pass_  # type: ignore[assignment, method-assign]
