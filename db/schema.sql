@@ -805,7 +805,7 @@ CREATE INDEX messages_deleted ON public.messages USING btree (thread_id, seq) WH
 -- Name: sessions_ended; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX sessions_ended ON public.sessions USING btree (ended_xid) WHERE (ended_xid IS NOT NULL);
+CREATE INDEX sessions_ended ON public.sessions USING btree (ended_at) INCLUDE (ended_xid, id) WHERE (ended_at IS NOT NULL);
 
 --
 -- Name: sessions_guests_over; Type: INDEX; Schema: public; Owner: -
@@ -829,7 +829,7 @@ CREATE INDEX sessions_user_id ON public.sessions USING btree (user_id, last_used
 -- Name: spent_tokens_session_id; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX spent_tokens_session_id ON public.spent_tokens USING btree (session_id);
+CREATE INDEX spent_tokens_session_id ON public.spent_tokens USING btree (session_id, spent_at);
 
 --
 -- Name: threads_channels; Type: INDEX; Schema: public; Owner: -

@@ -13,8 +13,8 @@ from server.base import log
 from server.base.access import RequestIds, Tokens
 from server.base.answer import Answer, dress
 from server.base.db import Connections, open_pool
-from server.base.errors import AWAY
-from server.base.front import ALWAYS, Front
+from server.base.errors import AWAY, BadRequest
+from server.base.front import ALWAYS, Front, garbled
 from server.base.http import Cursors
 from server.base.limits import Limits
 from server.base.passwords import Passwords
@@ -124,7 +124,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         """What is raised outside a handler: no such address or method, a broken or too large request."""
         given = request.headers.get("x-request-id") if request is not None else None
         request_id = app.ctx.request_ids.of(given)
-        response = answer_to(error, request_id)
+        response = answer_to(BadRequest() if request is not None and garbled(request) else error, request_id)
         if response.status == 405 and request is not None:
             methods = allowed(request.path)
             if request.method == "OPTIONS":

@@ -29,7 +29,7 @@ from server.base import log
 from server.base.access import Access, Caller
 from server.base.answer import dress
 from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
-from server.base.front import outer
+from server.base.front import garbled, outer
 from server.base.http import Body, Query, read, read_query
 from server.base.limits import BRAKES, Brake
 from server.live import sse
@@ -93,8 +93,8 @@ ROUTES: tuple[Route, ...] = tuple(
         ("GET", "/livez", health.livez, "OPEN", "free"),
         ("GET", "/readyz", health.readyz, "OPEN", "free"),
         ("GET", "/healthz", health.readyz, "OPEN", "free"),
-        ("GET", "/openapi.json", openapi.get_openapi, "OPEN", "free"),
-        ("GET", "/docs", openapi.get_docs, "OPEN", "free"),
+        ("GET", "/openapi.json", openapi.get_openapi, "OPEN", "read"),
+        ("GET", "/docs", openapi.get_docs, "OPEN", "read"),
         ("POST", "/api/auth/register", sessions.post_register, "OPEN", "register"),
         ("POST", "/api/auth/login", sessions.post_login, "OPEN", "auth"),
         ("POST", "/api/auth/refresh", sessions.post_refresh, "OPEN", "auth"),
@@ -188,17 +188,20 @@ def _endpoint(route: Route) -> Handler:
         ctx.rate = ()  # what the answer says of the limits
         status = 499  # what the log says when the client has gone
         try:
+            if garbled(request):
+                raise BadRequest()
             if request.headers.get("upgrade", "").lower() == "websocket":
                 # Let in, it would switch Sanic's timeouts off.
                 raise BadRequest("There is no WebSocket at this address.")
             if route.access != "OPEN" and not request.app.ctx.epoch:
                 raise Unavailable()  # a worker that began while the database was away
+            caller = None
             if route.access != "OPEN":
                 caller = await _caller(request, route)
                 ctx.user_id, ctx.session_id = caller.user_id, caller.session_id
-                if caller.kind != "user" or route.access in ("ADMIN", "HOST"):
-                    await _admit(request, route, caller)
             ctx.rate = await request.app.ctx.limits.pass_(request, route.cost)
+            if caller is not None and (caller.kind != "user" or route.access in ("ADMIN", "HOST")):
+                await _admit(request, route, caller)
             if takes_query and route.query is not None:
                 given["query"] = read_query(request, route.query)
             if takes_body and route.body is not None:
@@ -232,11 +235,11 @@ def _endpoint(route: Route) -> Handler:
 
 
 async def _caller(request: Request, route: Route) -> Caller:
-    """Who asks. Raises Unauthorized; TooMany for whoever shows one bad token after the other."""
+    """Who asks. Raises Unauthorized, or Forbidden; TooMany for whoever shows one bad token after the other."""
     ctx = request.app.ctx
     try:
         caller: Caller = await ctx.sign_ins.caller(request, route.access)
-    except Unauthorized:
+    except (Unauthorized, Forbidden):
         request.ctx.rate = await ctx.limits.pass_(request, "refused")
         raise
     return caller

@@ -156,7 +156,9 @@ class SignIns:
         caller, until = self._keys.get(hash_, (None, 0.0))
         if caller is None or until < time.monotonic():
             self._keys.pop(hash_, None)
-            self._ctx.limits.refuses(request, "refused")  # whoever tries one after the other does not get to ask
+            self._ctx.limits.refuses(
+                request, "refused"
+            )  # whoever tries one after the other does not get to ask
             row = await by_key(self._ctx.db, hash=hash_)
             if row is None:
                 raise Unauthorized()
@@ -179,6 +181,7 @@ class SignIns:
             raise Unauthorized()
         caller, until = self._alive.get(session_id, (None, 0.0))
         if caller is None or until < time.monotonic():
+            self._ctx.limits.refuses(request, "refused")
             self._alive.pop(session_id, None)
             row = await alive(self._ctx.db, session_id=session_id)
             if row is None:
@@ -305,21 +308,22 @@ async def post_login(request: Request, body: Login) -> HTTPResponse:
     if (body.email is None) == (body.username is None):
         raise Invalid({"email": "give either email or username"})
     ctx = request.app.ctx
-    guess = await ctx.limits.guess(address_of(request), f"name {body.email or body.username}")
     if body.email is not None:
         found = await by_email(ctx.db, email=body.email)
     else:
         found = await by_username(ctx.db, username=body.username or "")
-    if not await ctx.passwords.match(body.password, found and found["password_hash"]) or found is None:
-        await audit.record(
-            ctx.db,
-            request,
-            "login.failed",
-            subject_id=found and found["id"],
-            by="email" if body.email else "username",
-        )
-        raise Unauthorized("The name or the password is wrong.", code="wrong_credentials")
-    await guess.right()
+    account = users.brake_of(found["id"]) if found else f"name {body.email or body.username}"
+    async with ctx.limits.guess(address_of(request), account) as guess:
+        if not await ctx.passwords.match(body.password, found and found["password_hash"]) or found is None:
+            await audit.record(
+                ctx.db,
+                request,
+                "login.failed",
+                subject_id=found and found["id"],
+                by="email" if body.email else "username",
+            )
+            raise Unauthorized("The name or the password is wrong.", code="wrong_credentials")
+        await guess.right()
     if found["deactivated"]:
         raise Forbidden("This account has been deactivated.", code="deactivated")
     signed_in = await ctx.tasks.finish(_login(request, found))
@@ -351,7 +355,8 @@ def _signed_in(request: Request, row: asyncpg.Record, refresh_token: str, *, sta
         f',"expiresIn":{ACCESS_SECONDS}}}',
         status=status,
     )
-    _set_cookies(request, response, row["session_id"])
+    if same_site(request):  # else a page elsewhere could sign somebody in to an account of its own
+        _set_cookies(request, response, row["session_id"])
     return response
 
 

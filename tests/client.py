@@ -185,3 +185,11 @@ class Stream:
 
 
 NUMBERS = itertools.count(1)
+PASSWORD = "correct horse battery"
+
+
+def somebody(**more: Any) -> dict[str, Any]:
+    """A registration that succeeds."""
+    number = next(NUMBERS)
+    body = {"email": f"user{number}@example.org", "name": f"User {number}", "password": PASSWORD}
+    return {key: value for key, value in (body | more).items() if value is not None}

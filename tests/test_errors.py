@@ -1,6 +1,8 @@
 """Errors have one shape everywhere, and tell nothing of the inside."""
 
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
@@ -72,6 +74,21 @@ async def test_a_body_is_limited_also_when_it_comes_in_pieces(api: Api) -> None:
     chunks = start + b"Transfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b" " * 0x4000 + b"\r\n"
     refused(await raw(api, chunks + b"0\r\n\r\n"), 400, "not_json")
     refused(await raw(api, chunks + b"1\r\n \r\n0\r\n\r\n"), 413, "too_large")
+
+
+@pytest.mark.parametrize("path", ["/api/auth/login", "/nope"])
+@pytest.mark.parametrize("name", [b"Content-Length ", b"Content-Length\t", b"Transfer-Encoding "])
+def test_a_blank_behind_a_headers_name_smuggles_no_request(address: str, path: str, name: bytes) -> None:
+    inner = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    sent = b"POST %b HTTP/1.1\r\nHost: x\r\n%b: %d\r\n\r\n%b" % (path.encode(), name, len(inner), inner)
+    where = urlsplit(address)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=10) as conn:
+        conn.sendall(sent)
+        heard = b""
+        while piece := conn.recv(65536):  # it is closed
+            heard += piece
+    assert heard.startswith(b"HTTP/1.1 400 ")
+    assert heard.count(b"HTTP/1.1") == 1
 
 
 async def test_who_sends_all_of_a_body_that_is_too_large_still_gets_the_answer(api: Api) -> None:

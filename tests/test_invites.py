@@ -41,7 +41,9 @@ async def test_a_link_leads_in(api: Api, cast: Cast, people: Maker, db: asyncpg.
     made = await invite(api, thread_id, cast.ada)
     assert set(made) == {"id", "token", "url", "createdAt", "createdBy", "expiresAt", "maxUses", "uses"}
     assert (made["createdBy"], made["maxUses"], made["uses"]) == (cast.ada.id, None, 0)
-    assert set(ok(await api.post(f"/api/threads/{thread_id}/invites", as_=cast.ada), 201)["invite"]) == set(made)
+    assert set(ok(await api.post(f"/api/threads/{thread_id}/invites", as_=cast.ada), 201)["invite"]) == set(
+        made
+    )
     assert (moment(made["expiresAt"]) - moment(made["createdAt"])).total_seconds() == 7 * 86400
     assert made["url"] == f"{api.base}/invite/{made['token']}"
     async with api.stream(thread_id, cast.ben) as stream:

@@ -1,7 +1,6 @@
 """Signing in, staying signed in and no longer, and that no secret is written down."""
 
 import asyncio
-from itertools import count
 from typing import Any
 
 import argon2
@@ -12,20 +11,10 @@ from server.base.access import ACCESS_SECONDS
 from server.base.errors import Unavailable
 from server.base.passwords import Passwords
 from server.users import handles
-from tests.client import Api, Person
+from tests.client import NUMBERS, PASSWORD, Api, Person, somebody
 from tests.conftest import Cast
 from tests.ops.process import Bobbin
 from tests.rules import ok, refused
-
-FRESH = count(1)
-PASSWORD = "correct horse battery"
-
-
-def somebody(**more: Any) -> dict[str, Any]:
-    """A registration that succeeds."""
-    number = next(FRESH)
-    body = {"email": f"user{number}@example.org", "name": f"User {number}", "password": PASSWORD}
-    return {key: value for key, value in (body | more).items() if value is not None}
 
 
 async def test_who_registers_is_signed_in_at_once(api: Api, cast: Cast) -> None:
@@ -114,7 +103,7 @@ async def test_ten_of_one_name_get_ten_usernames_at_once(api: Api) -> None:
 async def test_what_makes_no_account_is_refused(
     api: Api, change: dict[str, Any], status: int, field: str | None
 ) -> None:
-    body = somebody(username="fine" + str(next(FRESH)))
+    body = somebody(username="fine" + str(next(NUMBERS)))
     refusal = refused(await api.post("/api/auth/register", somebody(**body | change)), status)
     assert set(refusal.get("details", {})) == ({field} if field else set())
     assert PASSWORD not in str(refusal)

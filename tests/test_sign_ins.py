@@ -8,10 +8,9 @@ import httpx
 import pytest
 
 from server.base.access import Tokens
-from tests.client import Api, Person
+from tests.client import PASSWORD, Api, Person, somebody
 from tests.conftest import SECRET, Cast
 from tests.rules import ok, refused
-from tests.test_sessions import PASSWORD, somebody
 
 
 async def registered(api: Api, **more: Any) -> tuple[dict[str, Any], Any]:

@@ -30,8 +30,8 @@ CREATE TABLE users (
     external_id   text,          -- where an imported account comes from, as 'irc:ubuntu:nick'
     created_at    timestamptz NOT NULL DEFAULT now()
 );
-CREATE UNIQUE INDEX users_email_key ON users (lower(email));        -- users.by_email, users.register
-CREATE UNIQUE INDEX users_username_key ON users (lower(username));  -- users.by_username, users.register
+CREATE UNIQUE INDEX users_email_key ON users (lower(email));        -- sessions.by_email, users.create
+CREATE UNIQUE INDEX users_username_key ON users (lower(username));  -- sessions.by_username, users.create
 CREATE UNIQUE INDEX users_external_id_key ON users (external_id);   -- bulk.*
 
 -- One sign-in of one device. The refresh token is stored as its SHA-256, never as it is.

@@ -18,7 +18,8 @@ ALTER TABLE sessions
     ALTER refresh_hash DROP NOT NULL,
     ADD CONSTRAINT sessions_refresh CHECK ((kind = 'device') = (refresh_hash IS NOT NULL)),
     ADD CONSTRAINT sessions_end CHECK ((ended_at IS NULL) = (ended_xid IS NULL));
-CREATE INDEX sessions_ended ON sessions (ended_xid) WHERE ended_xid IS NOT NULL;  -- endings.since
+-- By time, though xids are asked for: what ended of late is little, and xids of another cluster (pg_dump) do no harm.
+CREATE INDEX sessions_ended ON sessions (ended_at) INCLUDE (ended_xid, id) WHERE ended_at IS NOT NULL;  -- endings.since
 
 -- Refresh tokens that have been exchanged. One that comes again was stolen, or its thief was faster.
 CREATE TABLE spent_tokens (
@@ -26,7 +27,7 @@ CREATE TABLE spent_tokens (
     session_id bigint NOT NULL CONSTRAINT spent_tokens_session_id_fkey REFERENCES sessions ON DELETE CASCADE,
     spent_at   timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX spent_tokens_session_id ON spent_tokens (session_id);  -- the foreign key; sessions.rotate
+CREATE INDEX spent_tokens_session_id ON spent_tokens (session_id, spent_at);  -- the foreign key; sessions.rotate
 
 -- Single-use tickets for ?token= of a stream, for a minute. Unlogged: after a crash a client asks for another.
 CREATE UNLOGGED TABLE tickets (
@@ -40,7 +41,9 @@ CREATE INDEX tickets_expires_at ON tickets (expires_at);  -- sessions.make_ticke
 
 DROP TABLE tickets, spent_tokens;
 DROP INDEX sessions_ended;
-DELETE FROM sessions WHERE kind <> 'device';
+-- Nothing would say any more that these are over: what was ended must not come back.
+DELETE FROM sessions s USING users u
+WHERE u.id = s.user_id AND (s.kind <> 'device' OR s.ended_at IS NOT NULL OR u.deactivated_at IS NOT NULL);
 ALTER TABLE sessions DROP CONSTRAINT sessions_refresh, DROP CONSTRAINT sessions_end,
     DROP kind, DROP last_used_at, DROP address, DROP user_agent, DROP ended_at, DROP ended_xid,
     ALTER refresh_hash SET NOT NULL;

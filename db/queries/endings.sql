@@ -7,7 +7,7 @@
 -- missed however late it commits. What ended before any token still good was made does not matter.
 -- params: horizon (xid8, as text), minutes
 -- live:   endings, each worker, several times a second
--- plan:   sessions_ended; only what ended since
+-- plan:   sessions_ended; the endings of so many minutes
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon,
     (SELECT array_agg(s.id) FROM sessions s
      WHERE s.ended_xid >= :horizon::text::xid8 AND s.ended_at > now() - make_interval(mins => :minutes)) AS ids;

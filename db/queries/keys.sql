@@ -76,11 +76,16 @@ DELETE FROM api_keys k USING sessions s WHERE s.user_id = :user_id AND s.kind = 
 -- params: key_ids (bigint[])
 -- route:  DELETE /api/admin/keys/<key_id:id>
 -- route:  PATCH /api/admin/users/<user_id:id>
--- plan:   sessions_minted_by; in proportion to the guests of the last day
--- locks:  those sessions
-UPDATE sessions SET ended_at = now(), ended_xid = pg_current_xact_id()
-WHERE kind = 'guest' AND minted_by = ANY(:key_ids::bigint[]) AND ended_at IS NULL AND expires_at > now()
-RETURNING id;
+-- plan:   sessions_minted_by, sessions_pkey; in proportion to the guests of the last day
+-- locks:  those sessions, in the order of id
+WITH those AS (
+    SELECT id FROM sessions
+    WHERE kind = 'guest' AND minted_by = ANY(:key_ids::bigint[]) AND ended_at IS NULL AND expires_at > now()
+    ORDER BY id
+    FOR NO KEY UPDATE
+)
+UPDATE sessions s SET ended_at = now(), ended_xid = pg_current_xact_id() FROM those WHERE s.id = those.id
+RETURNING s.id;
 
 -- name: hold_guest :one
 -- A person of a host application. No row when there is none yet.

@@ -78,11 +78,14 @@ FOR NO KEY UPDATE OF h;
 -- route:  DELETE /api/threads/<thread_id:id>/members/<member_id:id>
 -- live:   after PATCH /api/admin/users/<user_id:id>, once for each thread of which they are admin
 -- plan:   memberships_open/memberships_admins, users_pkey; up to the first that is active
+-- In the order of the index, so that no plan is taken that reads all memberships to find one.
 SELECT EXISTS (
-        SELECT FROM memberships m
+        SELECT FROM (
+            SELECT m.user_id FROM memberships m
+            WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL
+            ORDER BY m.user_id) m
         JOIN users u ON u.id = m.user_id
-        WHERE m.thread_id = :thread_id AND m.user_id <> :member_id AND m.left_rev IS NULL
-            AND u.deactivated_at IS NULL) AS others,
+        WHERE u.deactivated_at IS NULL) AS others,
     EXISTS (
         SELECT FROM memberships m
         JOIN users u ON u.id = m.user_id

@@ -21,20 +21,24 @@ FROM users WHERE lower(username) = lower(:username) AND password_hash IS NOT NUL
 -- name: open :one
 -- A new sign-in of an account whose password was compared with password_hash. No row when that is no
 -- longer its password, or it is deactivated: both wait for the lock that is taken here, and end what was
--- opened before them. Sessions of this person that are long over go on the way.
+-- opened before them. Some sessions of this person that are long over go on the way.
 -- params: user_id, password_hash, refresh_hash (bytea, SHA-256), days (of the refresh token), address, user_agent
 -- route:  POST /api/auth/register
 -- route:  POST /api/auth/login
--- plan:   users_pkey, sessions_user_id; one insert
+-- plan:   users_pkey, sessions_user_id; one insert, and in proportion to the person's sessions
 -- locks:  the account (shared), the new row, and the old ones
 WITH person AS (
     SELECT id FROM users
     WHERE id = :user_id AND deactivated_at IS NULL AND password_hash = :password_hash
     FOR SHARE
 ), old AS (
-    DELETE FROM sessions s
-    WHERE s.user_id = :user_id AND s.kind = 'device'
-        AND (s.expires_at < now() - interval '30 days' OR s.ended_at < now() - interval '30 days')
+    DELETE FROM sessions s USING (
+        SELECT id FROM sessions
+        WHERE user_id = :user_id AND kind = 'device'
+            AND (expires_at < now() - interval '30 days' OR ended_at < now() - interval '30 days')
+        LIMIT 10
+        FOR UPDATE SKIP LOCKED) gone
+    WHERE s.id = gone.id
 ), session AS (
     INSERT INTO sessions (user_id, refresh_hash, expires_at, address, user_agent)
     SELECT id, :refresh_hash, now() + make_interval(days => :days), :address::inet, :user_agent FROM person
@@ -102,11 +106,16 @@ RETURNING id;
 -- route:  POST /api/admin/users/<user_id:id>/password
 -- route:  DELETE /api/host/users/<external_id:str>/sessions
 -- cli:    bobbin createuser
--- plan:   sessions_user_id; in proportion to the person's sessions
--- locks:  those sessions
-UPDATE sessions SET ended_at = now(), ended_xid = pg_current_xact_id()
-WHERE user_id = :user_id AND id <> :session_id AND ended_at IS NULL
-RETURNING id;
+-- plan:   sessions_user_id, sessions_pkey; in proportion to the person's sessions
+-- locks:  those sessions, in the order of id
+WITH those AS (
+    SELECT id FROM sessions
+    WHERE user_id = :user_id AND id <> :session_id AND ended_at IS NULL
+    ORDER BY id
+    FOR NO KEY UPDATE
+)
+UPDATE sessions s SET ended_at = now(), ended_xid = pg_current_xact_id() FROM those WHERE s.id = those.id
+RETURNING s.id;
 
 -- name: devices :json
 -- A person's living sign-ins, latest first: the newest hundred.

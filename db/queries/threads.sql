@@ -80,7 +80,9 @@ SELECT coalesce('[' || string_agg(coalesce(v.thread, c.thread), ',' ORDER BY k.t
     (SELECT title FROM place) AS last_title, (SELECT id FROM place) AS last_id
 FROM kept k
 JOIN open_channels c ON c.thread_id = k.id
-LEFT JOIN my_threads v ON v.thread_id = k.id AND v.user_id = :user_id;
+-- Each by itself (OFFSET 0): joined, all threads of the caller might be read.
+LEFT JOIN LATERAL (
+    SELECT v.thread FROM my_threads v WHERE v.thread_id = k.id AND v.user_id = :user_id OFFSET 0) v ON true;
 
 -- name: create :value
 -- A new group or channel, its people in it, each join a change. No row, and nothing made, when one

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import product
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -135,6 +135,17 @@ class Front:
 
 
 # ---- of a request ------------------------------------------------------------------------------
+
+
+def garbled(request: "Request") -> bool:
+    """Whether a header's name ends in a blank, which Sanic lets pass: a proxy in front may read another name in it,
+    and take what is a body there for the next request here. Nothing more is read from such a connection."""
+    if not any(name[-1:] in " \t" for name in request.headers):
+        return False
+    stream: Any = request.stream
+    if stream is not None:
+        stream.keep_alive = False
+    return True
 
 
 def address_of(request: "Request") -> str | None:

@@ -20,8 +20,9 @@ import math
 import time
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -61,9 +62,15 @@ BRAKES = {
 }
 
 # Guesses at a password, and how soon they are forgotten. Each takes a token of all three before it is compared: of
-# the account at this address, of the account, and of the address. Braked is braked, for the right password too: else
-# the answer would tell it apart. From another address the account's owner still comes in.
-GUESSES = (Brake(10, 1 / 60), Brake(100, 100 / 3600), Brake(50, 1 / 5))
+# the account at this address, of the address, and of the account. Braked is braked, for the right password too: else
+# the answer would tell it apart. From where its owner has signed in of late the last one is not asked: nobody who
+# guesses from many addresses locks them out there.
+GUESSES = (Brake(10, 1 / 60), Brake(50, 1 / 5), Brake(100, 100 / 3600))
+KNOWN_SECONDS = 30 * 86400  # how long an address from which somebody signed in is one of theirs
+# Compared at once, of one address, by all workers: the rest waits its turn, for tokens are given back to the right ones
+# only when they have been compared. Fewer than the smallest bucket of GUESSES holds.
+COMPARED = 8
+QUEUE = 300  # and waiting, on one worker
 
 STREAMS = 100  # open at once, of one user on one worker
 OWN = 0.1  # of each bucket: dealt out to the workers beforehand
@@ -145,12 +152,21 @@ def poured(full: float, gap: float, depth: float, now: float) -> float | None:
 class Guess:
     """A try at a password, which has taken its tokens."""
 
-    def __init__(self, limits: "Limits", keys: tuple[str, ...], *, alone: bool) -> None:
-        self._limits, self._keys, self._alone = limits, keys, alone
+    def __init__(self, limits: "Limits", keys: tuple[str, ...], known: str, *, alone: bool) -> None:
+        self._limits, self._keys, self._known, self._alone = limits, keys, known, alone
 
     async def right(self) -> None:
         """It was no guess: it does not count."""
-        await self._limits._forget(self._keys, alone=self._alone)
+        await self._limits._forget(self._keys, self._known, alone=self._alone)
+
+
+class Waiting:
+    """Those of one address whose passwords are compared, or wait for it."""
+
+    __slots__ = ("count", "turn")
+
+    def __init__(self, at_once: int) -> None:
+        self.count, self.turn = 0, asyncio.Semaphore(at_once)
 
 
 class Limits:
@@ -176,6 +192,8 @@ class Limits:
         self._guesses = tuple(Scale(one, workers, dealt=0) for one in GUESSES)
         self._buckets: OrderedDict[tuple[str, int | str], Bucket] = OrderedDict()
         self._streams: dict[int, int] = {}
+        self._comparing: dict[str, Waiting] = {}
+        self._at_once = max(1, COMPARED // workers)
         self._returning: asyncio.Task[None] | None = None
         pool = redis.BlockingConnectionPool.from_url(
             url,
@@ -302,23 +320,48 @@ class Limits:
 
     # -- passwords
 
-    async def guess(self, address: str | None, account: str) -> Guess:
-        """Before a password is compared. account is what was typed, whether there is one or not. Raises TooMany."""
+    @contextlib.asynccontextmanager
+    async def guess(self, address: str | None, account: str) -> AsyncIterator[Guess]:
+        """While a password is compared. account names the account, or is what was typed where there is none.
+
+        Raises TooMany.
+        """
         if not self._on:
-            return Guess(self, (), alone=True)
-        # Every spelling by which the database would find the account is the same guess.
-        account, line = unicodedata.normalize("NFKC", account).casefold().strip(), line_of(address)
-        keys = tuple(self._key("guess", words) for words in (f"{line} {account}", f" {account}", line))
-        answer = await self._call(keys, 1, self._guesses)
+            yield Guess(self, (), "", alone=True)
+            return
+        line = line_of(address)
+        waiting = self._comparing.setdefault(line, Waiting(self._at_once))
+        if waiting.count >= QUEUE:
+            raise self._refusal(self._guesses[1], RETURN_SECONDS, 0)
+        waiting.count += 1
+        try:
+            async with waiting.turn:
+                yield await self._guess(line, account)
+        finally:
+            waiting.count -= 1
+            if not waiting.count:
+                del self._comparing[line]
+
+    async def _guess(self, line: str, account: str) -> Guess:
+        account = unicodedata.normalize("NFKC", account).casefold().strip()
+        keys = tuple(self._key("guess", words) for words in (f"{line} {account}", line, f" {account}"))
+        known = self._key("known", f"{line} {account}")
+        if await self._is_known(known):
+            keys = keys[:2]
+        answer = await self._call(keys, 1, self._guesses[: len(keys)])
         if answer is None:
             given, wait, last = self._guess_alone(keys)
         else:
             given, wait, last = answer[0], answer[2] / 1e6, answer[3] - 1
         if given:
-            return Guess(self, keys, alone=answer is None)
+            return Guess(self, keys, known, alone=answer is None)
         scale = self._guesses[last]
         full = wait + scale.depth - (scale.gap if answer else scale.alone_gap)
         raise self._refusal(scale, wait, full, sentence="Too many wrong passwords; try again after a while.")
+
+    async def _is_known(self, key: str) -> bool:
+        """Whether the account has signed in from this address of late; not known while Redis is away."""
+        return not self.alone and bool(await self._asked(lambda: self._redis.exists(key)))
 
     def _guess_alone(self, keys: Sequence[str]) -> tuple[int, float, int]:
         """The same of what this worker has: how many, in how many seconds there is one, and which lacks it."""
@@ -335,12 +378,13 @@ class Limits:
     def _holds(self, scale: Scale, bucket: Bucket, now: float) -> bool:
         return poured(bucket.alone_full, scale.alone_gap, scale.depth, now) is not None
 
-    async def _forget(self, keys: tuple[str, ...], *, alone: bool) -> None:
+    async def _forget(self, keys: tuple[str, ...], known: str, *, alone: bool) -> None:
         if alone:
             for scale, key in zip(self._guesses, keys, strict=False):
                 self._bucket("guess", key).alone_full -= scale.alone_gap
         else:
-            await self._call(keys, -1, self._guesses)
+            await self._call(keys, -1, self._guesses[: len(keys)])
+            await self._asked(lambda: self._redis.set(known, 1, ex=KNOWN_SECONDS))
 
     # -- streams
 
@@ -372,14 +416,18 @@ class Limits:
         return f"bobbin:limit:{cost}:{base64.urlsafe_b64encode(hidden.digest()).decode()}"
 
     async def _call(self, keys: Sequence[str], count: int, scales: Sequence[Scale]) -> list[int] | None:
-        """Run TAKE. None when Redis is away, or too slow: then it is left alone until it answers again."""
+        """Run TAKE. None when Redis is away, or too slow."""
+        sizes = [size for scale in scales for size in (scale.gap_us, scale.shared)]
+        found: list[int] | None = await self._asked(lambda: self._take(keys=list(keys), args=[count, *sizes]))
+        return found
+
+    async def _asked(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """What Redis answers. None when it is away, or too slow: then it is left alone until it answers again."""
         if self.alone:
             return None
-        sizes = [size for scale in scales for size in (scale.gap_us, scale.shared)]
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                answer: list[int] = await self._take(keys=list(keys), args=[count, *sizes])
-                return answer
+                return await command()
         except Exception as error:  # whatever it is: no request waits for it, or fails by it
             self._go_on_alone(type(error).__name__)
             return None

@@ -60,8 +60,8 @@ atexit.register(flush)
 
 
 def _without_query(said: str) -> str:
-    """Sanic quotes the URL of what it can't read, and a query string may hold a token."""
-    return re.sub(r"\?\S*", "?...", said)[:2000]
+    """Sanic quotes the URL of what it can't read, and a query string may hold a token, or a path an invite."""
+    return re.sub(r"Bad URL: .*", "Bad URL", re.sub(r"\?\S*", "?...", said), flags=re.S)[:2000]
 
 
 class _Lines(logging.Handler):

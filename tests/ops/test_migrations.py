@@ -64,6 +64,23 @@ async def test_up_down_and_up_again_come_to_the_same_schema(url: str) -> None:
     assert await asyncio.to_thread(dump, url) == first
 
 
+async def test_what_was_ended_does_not_come_back_by_going_down(url: str) -> None:
+    """Before 20261121000001 a session had no end but its expiry."""
+    await migrate(url)
+    conn = await asyncpg.connect(url)
+    await conn.execute(
+        """INSERT INTO users (id, name, deactivated_at) VALUES (1, 'in', NULL), (2, 'out', now());
+           INSERT INTO sessions (user_id, refresh_hash, expires_at, ended_at, ended_xid) VALUES
+               (1, '\\x01', now() + interval '1 day', NULL, NULL),
+               (1, '\\x02', now() + interval '1 day', now(), pg_current_xact_id()),
+               (2, '\\x03', now() + interval '1 day', NULL, NULL)"""
+    )
+    while await conn.fetchval("SELECT max(version) FROM schema_migrations") >= "20261121000001":
+        await rollback(url)
+    assert [row[0] for row in await conn.fetch("SELECT refresh_hash FROM sessions")] == [b"\x01"]
+    await conn.close()
+
+
 async def test_the_kept_schema_is_what_the_migrations_make(url: str) -> None:
     await migrate(url)
     assert SCHEMA.read_text() == await asyncio.to_thread(dump, url), "run `make generate`"
