@@ -28,7 +28,7 @@ from server import (
 from server.base import log
 from server.base.access import Access, Caller
 from server.base.answer import dress
-from server.base.errors import BadRequest, Forbidden, TooLarge, Unauthorized, Unavailable, render, understood
+from server.base.errors import BadRequest, Forbidden, TooLarge, TooMany, Unauthorized, Unavailable, render, understood
 from server.base.front import garbled, outer
 from server.base.http import Body, Query, read, read_query
 from server.base.limits import BRAKES, Brake
@@ -215,6 +215,8 @@ def _endpoint(route: Route) -> Handler:
                 response = await route.handler(request, **given)
             status = response.status if response is not None else 200
         except Exception as error:
+            if isinstance(error, TooMany):
+                ctx.rate = ()  # it tells of the limits itself
             response = answer_to(error, ctx.request_id)
             status = response.status
         finally:

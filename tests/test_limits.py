@@ -483,6 +483,7 @@ async def test_who_guesses_is_braked_whether_there_is_such_an_account_or_not(fro
         for password in ("wrong", "password123"):  # braked is braked: the right one is not told apart
             reply = await login(name, password, "192.0.2.6")
             body = refused(reply, 429, "rate_limited")
+            assert len(reply.headers.get_list("ratelimit-limit")) == 1
             assert 50 <= int(reply.headers["retry-after"]) <= 60
             shapes.append((body["error"], reply.headers["ratelimit-limit"]))
         assert len(set(shapes)) == 1
