@@ -28,7 +28,16 @@ from server import (
 from server.base import log
 from server.base.access import Access, Caller
 from server.base.answer import dress
-from server.base.errors import BadRequest, Forbidden, TooLarge, TooMany, Unauthorized, Unavailable, render, understood
+from server.base.errors import (
+    BadRequest,
+    Forbidden,
+    TooLarge,
+    TooMany,
+    Unauthorized,
+    Unavailable,
+    render,
+    understood,
+)
 from server.base.front import garbled, outer
 from server.base.http import Body, Query, read, read_query
 from server.base.limits import BRAKES, Brake
