@@ -63,7 +63,7 @@ async def secret_of(db: Db, *, user_id: int) -> str | None: ...
 
 
 class PeopleQuery(Query):
-    search: Annotated[str, length(1, 100)]
+    search: Annotated[str, length(0, 100)] = ""
     limit: Annotated[int, whole(1, 50)] = 20
 
 
@@ -121,7 +121,8 @@ async def patch_me(request: Request, body: Profile) -> HTTPResponse:
 async def search_users(request: Request, query: PeopleQuery) -> HTTPResponse:
     """Find people by name or username, ignoring case: what fits best first.
 
-    Any part of a name is found by three letters and more, the beginning of one by fewer.
+    Any part of a name is found by three letters and more, the beginning of one by fewer. Without a search: the first
+    by name.
     """
     part = "%" + re.sub(r"([\\%_])", r"\\\1", query.search) + "%"
     found = await find(request.app.ctx.db, search=query.search, part=part, size=query.limit)

@@ -33,9 +33,6 @@ def url_of(route: Route, cast: Cast, **places: Any) -> str:
     return url
 
 
-ASKED = {"GET /api/users": "?search=ada"}  # the query string that a route can't do without
-
-
 async def set_up(api: Api, cast: Cast) -> None:
     """What url_of leads to: ada has said something, and has blocked mallory."""
     await api.say(cast.team, cast.ada, "first")

@@ -17,7 +17,7 @@ from server.base.access import digest
 from server.routes import ROUTES, Route
 from tests.client import Api, Person
 from tests.conftest import Cast
-from tests.rules import ASKED, ok, url_of
+from tests.rules import ok, url_of
 from tests.test_hostile import BODIES
 from tests.test_routes import minted
 
@@ -140,7 +140,7 @@ def stage(
 
 async def asked(api: Api, route: Route, cast: Cast, actor: Person | None, places: dict[str, Any]) -> int:
     """The status of a good request of this route."""
-    url = url_of(route, cast, **places) + ASKED.get(route.name, "")
+    url = url_of(route, cast, **places)
     if route.access == "STREAM":  # it would not end
         headers = {"Authorization": f"Bearer {actor.token}"} if actor else {}
         async with api._client.stream("GET", url, headers=headers) as answer:

@@ -13,7 +13,7 @@ from msgspec.structs import fields
 from server.routes import ROUTES, Route
 from tests.client import Api, Reply
 from tests.conftest import Asker, Cast
-from tests.rules import ASKED, an_error, ok, raw, refused, set_up, url_of
+from tests.rules import an_error, ok, raw, refused, set_up, url_of
 
 BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/auth/register": lambda cast: {
@@ -232,7 +232,7 @@ async def test_no_query_does_harm(api: Api, ready: Cast, asker: Asker, route: Ro
         for name in names:
             refused(await api.get(f"{url}?{name}=%00", as_=who), 400)
     if who is not None:
-        assert (await api.get(url + ASKED.get(route.name, ""), as_=who)).status == 200
+        assert (await api.get(url, as_=who)).status == 200
 
 
 async def test_no_header_of_a_send_or_a_stream_does_harm(api: Api, ready: Cast) -> None:

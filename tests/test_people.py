@@ -75,10 +75,14 @@ async def test_signs_are_taken_literally_and_few_letters_as_a_beginning(
     assert await found(api, cast.ada, "___") == await found(api, cast.ada, "%%%") == []
 
 
-async def test_a_search_must_be_one(api: Api, cast: Cast) -> None:
-    for params in ({}, {"search": ""}, {"search": "  "}, {"search": "x" * 101}):
-        body = refused(await api.get("/api/users", params=params, as_=cast.ada), 422, "invalid")
-        assert set(body["details"]) == {"search"}
+async def test_without_a_search_the_first_are_told(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
+    await settle(db, *(f"!{n}" for n in range(30)))
+    for params in ({}, {"search": ""}, {"search": "  "}):
+        names = [one["name"] for one in ok(await api.get("/api/users", params=params, as_=cast.ada))["users"]]
+        assert len(names) == 20
+        assert names == sorted(names) and names[0] == "!0"
+    body = refused(await api.get("/api/users", params={"search": "x" * 101}, as_=cast.ada), 422, "invalid")
+    assert set(body["details"]) == {"search"}
     for limit, status in (("0", 422), ("51", 422), ("x", 400)):
         refused(await api.get(f"/api/users?search=ada&limit={limit}", as_=cast.ada), status)
     refused(await api.get("/api/users?search=%00", as_=cast.ada), 400)
