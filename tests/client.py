@@ -61,6 +61,8 @@ class Api:
     async def close(self) -> None:
         await self._client.aclose()
 
+    aclose = close  # for contextlib.aclosing
+
     async def ask(self, method: str, path: str, *, as_: Person | None = None, **more: Any) -> Reply:
         """Any request; json=, content=, headers= as httpx takes them."""
         headers = dict(more.pop("headers", {}))

@@ -120,6 +120,23 @@ def server(backing: Backing, served: str) -> Iterator[Bobbin]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.asynccontextmanager
+async def apart(backing: Backing, **environ: str) -> AsyncIterator[tuple[Bobbin, str]]:
+    """A server of one's own, and its empty database, for what others should not meet."""
+    await backing.drop(name := f"apart_{PROCESS}_{next(NUMBERS)}")
+    settings = {"REDIS_URL": backing.redis_url, "BOBBIN_RATE_LIMITS": "off", "BOBBIN_DB_POOL": "5"} | environ
+    with tempfile.TemporaryDirectory(prefix="bobbin-test-") as folder:
+        bobbin = Bobbin(Path(folder), DATABASE_URL=backing.url(name), JWT_SECRET=SECRET, **settings)
+        try:
+            yield bobbin.ready(), backing.url(name)
+            assert bobbin.stop() == 0
+            problems = [event for event in bobbin.events("problem") if event["level"] == "error"]
+            assert not problems, problems[:3]
+        finally:
+            bobbin.close()
+    await backing.drop(name)
+
+
 @pytest.fixture(scope="session")
 def address(server: Bobbin) -> str:
     """Where the server answers."""

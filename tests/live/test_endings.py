@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -14,10 +12,9 @@ from server.base.db import open_pool
 from server.live import endings
 from server.live.endings import Endings
 from tests.client import Api, Person, Stream
-from tests.conftest import SECRET, Backing, Cast
+from tests.conftest import Backing, Cast, apart
 from tests.live.crowd import register
 from tests.live.wire import wire
-from tests.ops.process import Bobbin
 from tests.rules import ok, refused
 
 STREAMS = 8  # of one person, each on a connection of its own: some on either worker
@@ -57,8 +54,7 @@ async def test_a_reader_that_stands_still_is_cut_off_too(api: Api, cast: Cast, a
 
 async def test_without_redis_too(backing: Backing) -> None:
     """REDIS_URL leads nowhere: what ends is found by looking."""
-    await backing.drop(name := f"endings_{id(backing)}")
-    with _server(backing, name) as server:
+    async with apart(backing, REDIS_URL="redis://127.0.0.1:1") as (server, _):
         ada, ben = await register(server.url, "ada", "ben")
         api = Api(server.url)
         try:
@@ -72,24 +68,6 @@ async def test_without_redis_too(backing: Backing) -> None:
                     refused(await api.get("/api/me", as_=ben), 401, "session_ended")
         finally:
             await api.close()
-
-
-@contextlib.contextmanager
-def _server(backing: Backing, name: str) -> Iterator[Bobbin]:
-    with tempfile.TemporaryDirectory(prefix="bobbin-test-") as folder:
-        server = Bobbin(
-            Path(folder),
-            DATABASE_URL=backing.url(name),
-            REDIS_URL="redis://127.0.0.1:1",
-            JWT_SECRET=SECRET,
-            BOBBIN_RATE_LIMITS="off",
-            BOBBIN_DB_POOL="5",
-        )
-        try:
-            yield server.ready()
-            assert server.stop() == 0
-        finally:
-            server.close()
 
 
 class Cuttable:
