@@ -95,6 +95,24 @@ CREATE FUNCTION public.block_json(b public.blocks, u public.users) RETURNS text
     || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"at":' || time_json(b.created_at) || '}' $$;
 
 --
+-- Name: deleted_after(bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.deleted_after(thread bigint, place bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT (SELECT count(*) FROM messages m
+           WHERE m.thread_id = thread AND m.deleted_at IS NOT NULL
+               AND m.seq > place AND m.seq < ((place + 1 >> 7) + 1) << 7)
+    + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+       WHERE d.thread_id = thread AND d.level = 1
+           AND d.block > place + 1 >> 7 AND d.block < ((place + 1 >> 14) + 1) << 7)
+    + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+       WHERE d.thread_id = thread AND d.level = 2
+           AND d.block > place + 1 >> 14 AND d.block < ((place + 1 >> 21) + 1) << 7)
+    + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+       WHERE d.thread_id = thread AND d.level = 3 AND d.block > place + 1 >> 21) $$;
+
+--
 -- Name: audit; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -121,6 +139,24 @@ CREATE FUNCTION public.entry_json(e public.audit) RETURNS text
     || ',"threadId":' || coalesce(e.thread_id::text, 'null')
     || ',"address":' || coalesce(to_json(host(e.address))::text, 'null')
     || ',"requestId":' || coalesce(to_json(e.request_id)::text, 'null') || ',"details":' || e.details::text || '}' $$;
+
+--
+-- Name: first_unread(bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.first_unread(reader bigint, thread bigint, read_to bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT coalesce((
+        SELECT min(near.seq) FROM (
+            SELECT m.seq, m.deleted_at
+            FROM sights s
+            CROSS JOIN LATERAL (
+                SELECT m.seq, m.deleted_at FROM messages m
+                WHERE m.thread_id = thread AND m.seq > greatest(s.low, read_to) AND m.seq <= s.high
+                ORDER BY m.seq
+                LIMIT 100) m
+            WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to) near
+        WHERE near.deleted_at IS NULL), read_to + 1) $$;
 
 --
 -- Name: invites; Type: TABLE; Schema: public; Owner: -
@@ -225,6 +261,9 @@ CREATE TABLE public.messages (
     created_at timestamp with time zone NOT NULL,
     edited_at timestamp with time zone,
     deleted_at timestamp with time zone,
+    mentions bigint[],
+    reactions jsonb,
+    pinned_at timestamp with time zone,
     CONSTRAINT messages_deleted_text CHECK (((deleted_at IS NULL) OR (text = ''::text))),
     CONSTRAINT messages_form CHECK ((form = ANY (ARRAY['action'::text, 'notice'::text]))),
     CONSTRAINT messages_place CHECK (((seq > 0) AND (rev > 0) AND (reply_to < seq)))
@@ -232,10 +271,10 @@ CREATE TABLE public.messages (
 WITH (fillfactor='90', autovacuum_vacuum_insert_scale_factor='0.02', autovacuum_analyze_scale_factor='0.02');
 
 --
--- Name: message_json(public.messages, public.users, public.messages, public.users, text); Type: FUNCTION; Schema: public; Owner: -
+-- Name: message_json(public.messages, public.users, public.messages, public.users, text, text); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted public.messages, quoted_author public.users, extra text) RETURNS text
+CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted public.messages, quoted_author public.users, reactions text, extra text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.rev
     || CASE WHEN m.client_id IS NULL THEN '' ELSE ',"clientId":' || to_json(m.client_id)::text END
@@ -245,11 +284,26 @@ CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted pu
     || ',"createdAt":' || time_json(m.created_at)
     || CASE WHEN m.edited_at IS NULL THEN '' ELSE ',"editedAt":' || time_json(m.edited_at) END
     || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END
+    || CASE WHEN m.pinned_at IS NULL THEN '' ELSE ',"pinnedAt":' || time_json(m.pinned_at) END
+    || CASE WHEN m.mentions IS NULL THEN '' ELSE ',"mentions":' || to_json(m.mentions)::text END
     || CASE WHEN m.reply_to IS NULL THEN ''
             WHEN quoted.seq IS NULL OR quoted.deleted_at IS NOT NULL THEN ',"replyTo":{"seq":' || m.reply_to || '}'
             ELSE ',"replyTo":{"seq":' || m.reply_to || ',"author":' || author_json(quoted_author)
                  || ',"text":' || to_json(left(quoted.text, 200))::text || '}' END
-    || ',"files":[],"reactions":[]' || extra || '}' $$;
+    || ',"files":[],"reactions":' || coalesce(reactions, '[]') || extra || '}' $$;
+
+--
+-- Name: reactions_for(public.messages, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.reactions_for(m public.messages, reader bigint) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '[' || string_agg('{"emoji":' || (r.value -> 'emoji')::text || ',"count":' || (r.value -> 'count')::text
+    || ',"mine":' || EXISTS (
+        SELECT FROM reactions own
+        WHERE own.thread_id = m.thread_id AND own.seq = m.seq AND own.user_id = reader
+            AND own.emoji = r.value ->> 'emoji')::text || '}', ',' ORDER BY r.ordinality) || ']'
+   FROM jsonb_array_elements(m.reactions) WITH ORDINALITY r $$;
 
 --
 -- Name: time_json(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
@@ -258,6 +312,17 @@ CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted pu
 CREATE FUNCTION public.time_json(t timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
+
+--
+-- Name: unread_in_sight(bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.unread_in_sight(reader bigint, thread bigint, read_to bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT coalesce(sum(s.high - greatest(s.low, read_to)
+        - deleted_after(thread, greatest(s.low, read_to)) + deleted_after(thread, s.high)), 0)::bigint
+   FROM sights s
+   WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to $$;
 
 --
 -- Name: audit_acts; Type: VIEW; Schema: public; Owner: -
@@ -326,6 +391,20 @@ CREATE TABLE public.client_ids (
 );
 
 --
+-- Name: deletions; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.deletions (
+    thread_id bigint NOT NULL,
+    level smallint NOT NULL,
+    block bigint NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT deletions_count CHECK ((count > 0)),
+    CONSTRAINT deletions_level CHECK ((level = ANY (ARRAY[1, 2, 3])))
+)
+WITH (fillfactor='80');
+
+--
 -- Name: direct_pairs; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -356,6 +435,12 @@ CREATE TABLE public.memberships (
     notify text DEFAULT 'all'::text NOT NULL,
     blocked boolean DEFAULT false NOT NULL,
     removed boolean DEFAULT false NOT NULL,
+    seen_seq bigint DEFAULT 0 NOT NULL,
+    seen_at timestamp with time zone,
+    delivered_seq bigint DEFAULT 0 NOT NULL,
+    delivered_at timestamp with time zone,
+    changed_xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT memberships_marks CHECK (((seen_seq <= delivered_seq) AND ((seen_seq = 0) = (seen_at IS NULL)) AND ((delivered_seq = 0) = (delivered_at IS NULL)))),
     CONSTRAINT memberships_notify CHECK ((notify = ANY (ARRAY['all'::text, 'mentions'::text, 'none'::text]))),
     CONSTRAINT memberships_role CHECK ((role = ANY (ARRAY['admin'::text, 'moderator'::text, 'member'::text]))),
     CONSTRAINT memberships_span CHECK (((num_nulls(left_rev, left_seq, left_at) = ANY (ARRAY[0, 3])) AND ((left_rev IS NULL) OR ((left_rev > joined_rev) AND (left_seq >= joined_seq)))))
@@ -375,7 +460,10 @@ CREATE TABLE public.thread_heads (
     last_deleted_seq bigint DEFAULT 0 NOT NULL,
     last_message_at timestamp with time zone,
     deleted_at timestamp with time zone,
-    CONSTRAINT thread_heads_counts CHECK ((((message_count >= 0) AND (message_count <= last_seq)) AND ((last_deleted_seq >= 0) AND (last_deleted_seq <= last_seq)) AND ((log_floor >= 0) AND (log_floor <= last_rev))))
+    last_xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    member_count bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT thread_heads_counts CHECK ((((message_count >= 0) AND (message_count <= last_seq)) AND ((last_deleted_seq >= 0) AND (last_deleted_seq <= last_seq)) AND ((log_floor >= 0) AND (log_floor <= last_rev)))),
+    CONSTRAINT thread_heads_member_count CHECK ((member_count >= 0))
 )
 WITH (fillfactor='50');
 
@@ -422,7 +510,12 @@ CREATE VIEW public.doors WITH (security_invoker='true') AS
     h.last_message_at,
     m.muted,
     m.archived,
-    m.notify
+    m.notify,
+    m.seen_seq,
+    m.delivered_seq,
+    m.changed_xid,
+    h.last_xid,
+    h.member_count
    FROM ((public.memberships m
      JOIN public.threads t ON ((t.id = m.thread_id)))
      JOIN public.thread_heads h ON ((h.thread_id = m.thread_id)))
@@ -463,13 +556,48 @@ CREATE TABLE public.log_epoch (
 );
 
 --
+-- Name: marks; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.marks (
+    thread_id bigint NOT NULL,
+    user_id bigint NOT NULL,
+    kind text NOT NULL,
+    seq bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT marks_kind CHECK ((kind = ANY (ARRAY['read'::text, 'delivered'::text])))
+);
+
+--
+-- Name: mentions; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.mentions (
+    thread_id bigint NOT NULL,
+    user_id bigint NOT NULL,
+    seq bigint NOT NULL
+);
+
+--
+-- Name: message_edits; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.message_edits (
+    thread_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    rev bigint NOT NULL,
+    text text NOT NULL,
+    at timestamp with time zone NOT NULL
+);
+
+--
 -- Name: my_threads; Type: VIEW; Schema: public; Owner: -
 --
 
 CREATE VIEW public.my_threads WITH (security_invoker='true') AS
  SELECT d.user_id,
     d.thread_id,
-    ((((((((((((((((((((((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
+    ((((((((((((((((((((((((((((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
            FROM public.log_epoch)) || '.'::text) || d.thread_id) || '.'::text) || d.last_rev) || '"'::text) || ',"lastMessageAt":'::text) || COALESCE(public.time_json(d.last_message_at), 'null'::text)) || ',"lastMessage":'::text) || COALESCE(( SELECT ((((((('{"seq":'::text || m.seq) || ',"author":'::text) || public.author_json(a.*)) || ',"text":'::text) || (to_json("left"(m.text, 200)))::text) ||
                 CASE
                     WHEN (m.deleted_at IS NULL) THEN ''::text
@@ -479,7 +607,16 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
              JOIN public.users a ON ((a.id = m.author_id)))
           WHERE ((m.thread_id = d.thread_id) AND (m.seq = d.last_seq) AND ((d.history = 'all'::text) OR (m.seq > d.joined_seq) OR (EXISTS ( SELECT
                    FROM public.memberships s
-                  WHERE ((s.thread_id = d.thread_id) AND (s.user_id = d.user_id) AND (s.joined_seq < m.seq) AND (s.left_seq >= m.seq))))))), 'null'::text)) || ',"messageCount":'::text) || d.message_count) || ',"unreadCount":'::text) || unread.count) || ',"lastReadSeq":'::text) || d.read_seq) || ',"role":"'::text) || d.role) || '"'::text) || ',"muted":'::text) || d.muted) || ',"archived":'::text) || d.archived) || ',"notify":"'::text) || d.notify) || '"'::text) ||
+                  WHERE ((s.thread_id = d.thread_id) AND (s.user_id = d.user_id) AND (s.joined_seq < m.seq) AND (s.left_seq >= m.seq))))))), 'null'::text)) || ',"messageCount":'::text) || d.message_count) || ',"memberCount":'::text) || d.member_count) || ',"unreadCount":'::text) || unread.count) || ',"mentionCount":'::text) || ( SELECT count(*) AS count
+           FROM ( SELECT
+                   FROM public.mentions n
+                  WHERE ((n.thread_id = d.thread_id) AND (n.user_id = d.user_id) AND (n.seq > d.read_seq))
+                 LIMIT 1000) unread_ones)) || ',"firstUnreadSeq":'::text) ||
+        CASE
+            WHEN (unread.count = 0) THEN 'null'::text
+            WHEN ((d.last_deleted_seq <= d.read_seq) AND ((d.history = 'all'::text) OR (d.read_seq >= d.joined_seq))) THEN ((d.read_seq + 1))::text
+            ELSE (public.first_unread(d.user_id, d.thread_id, d.read_seq))::text
+        END) || ',"lastReadSeq":'::text) || d.read_seq) || ',"role":"'::text) || d.role) || '"'::text) || ',"muted":'::text) || d.muted) || ',"archived":'::text) || d.archived) || ',"notify":"'::text) || d.notify) || '"'::text) ||
         CASE
             WHEN (d.kind = 'channel'::text) THEN ''::text
             ELSE (',"members":'::text || ( SELECT (('['::text || string_agg((((((((('{"userId":'::text || u.id) || ',"name":'::text) || (to_json(u.name))::text) || ',"username":'::text) || COALESCE((to_json(u.username))::text, 'null'::text)) || ',"role":"'::text) || first.role) || '"}'::text), ','::text ORDER BY first.user_id)) || ']'::text)
@@ -492,13 +629,12 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
                  JOIN public.users u ON ((u.id = first.user_id)))))
         END) || '}'::text) AS thread
    FROM (public.doors d
-     CROSS JOIN LATERAL ( SELECT ((d.last_seq - d.read_seq) -
+     CROSS JOIN LATERAL ( SELECT
                 CASE
-                    WHEN (d.last_deleted_seq <= d.read_seq) THEN (0)::bigint
-                    ELSE ( SELECT count(*) AS count
-                       FROM public.messages m
-                      WHERE ((m.thread_id = d.thread_id) AND (m.seq > d.read_seq) AND (m.deleted_at IS NOT NULL)))
-                END) AS count) unread);
+                    WHEN ((d.history = 'joined'::text) AND (d.read_seq < d.joined_seq)) THEN public.unread_in_sight(d.user_id, d.thread_id, d.read_seq)
+                    WHEN (d.last_deleted_seq <= d.read_seq) THEN (d.last_seq - d.read_seq)
+                    ELSE ((d.last_seq - d.read_seq) - public.deleted_after(d.thread_id, d.read_seq))
+                END AS count) unread);
 
 --
 -- Name: open_channels; Type: VIEW; Schema: public; Owner: -
@@ -506,11 +642,44 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
 
 CREATE VIEW public.open_channels WITH (security_invoker='true') AS
  SELECT t.id AS thread_id,
-    (((((((((((((((((((((('{"id":'::text || t.id) || ',"kind":"channel","history":"all","title":'::text) || (to_json(t.title))::text) || ',"createdAt":'::text) || public.time_json(t.created_at)) || ',"lastSeq":'::text) || h.last_seq) || ',"lastRev":'::text) || h.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
-           FROM public.log_epoch)) || '.'::text) || t.id) || '.'::text) || h.last_rev) || '","lastMessageAt":'::text) || COALESCE(public.time_json(h.last_message_at), 'null'::text)) || ',"lastMessage":null,"messageCount":'::text) || h.message_count) || ',"unreadCount":0,"lastReadSeq":'::text) || h.last_seq) || ',"role":null}'::text) AS thread
+    (((((((((((((((((((((((('{"id":'::text || t.id) || ',"kind":"channel","history":"all","title":'::text) || (to_json(t.title))::text) || ',"createdAt":'::text) || public.time_json(t.created_at)) || ',"lastSeq":'::text) || h.last_seq) || ',"lastRev":'::text) || h.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
+           FROM public.log_epoch)) || '.'::text) || t.id) || '.'::text) || h.last_rev) || '","lastMessageAt":'::text) || COALESCE(public.time_json(h.last_message_at), 'null'::text)) || ',"lastMessage":null,"messageCount":'::text) || h.message_count) || ',"memberCount":'::text) || h.member_count) || ',"unreadCount":0,"mentionCount":0,"firstUnreadSeq":null,"lastReadSeq":'::text) || h.last_seq) || ',"role":null}'::text) AS thread
    FROM (public.threads t
      JOIN public.thread_heads h ON ((h.thread_id = t.id)))
   WHERE ((t.kind = 'channel'::text) AND (h.deleted_at IS NULL));
+
+--
+-- Name: personal_changes; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.personal_changes (
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    user_id bigint NOT NULL,
+    thread_id bigint NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+--
+-- Name: pins; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.pins (
+    thread_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    rev bigint NOT NULL,
+    user_id bigint NOT NULL
+);
+
+--
+-- Name: reactions; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.reactions (
+    thread_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    user_id bigint NOT NULL,
+    emoji text NOT NULL
+);
 
 --
 -- Name: schema_migrations; Type: TABLE; Schema: public; Owner: -
@@ -642,6 +811,13 @@ ALTER TABLE ONLY public.client_ids
     ADD CONSTRAINT client_ids_pkey PRIMARY KEY (thread_id, author_id, client_id);
 
 --
+-- Name: deletions deletions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.deletions
+    ADD CONSTRAINT deletions_pkey PRIMARY KEY (thread_id, level, block);
+
+--
 -- Name: direct_pairs direct_pairs_leads_to_key; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -684,6 +860,13 @@ ALTER TABLE ONLY public.log_epoch
     ADD CONSTRAINT log_epoch_pkey PRIMARY KEY (one);
 
 --
+-- Name: marks marks_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.marks
+    ADD CONSTRAINT marks_pkey PRIMARY KEY (thread_id, user_id, kind, seq);
+
+--
 -- Name: memberships memberships_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -691,11 +874,53 @@ ALTER TABLE ONLY public.memberships
     ADD CONSTRAINT memberships_pkey PRIMARY KEY (thread_id, user_id, joined_rev);
 
 --
+-- Name: mentions mentions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.mentions
+    ADD CONSTRAINT mentions_pkey PRIMARY KEY (thread_id, user_id, seq);
+
+--
+-- Name: message_edits message_edits_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.message_edits
+    ADD CONSTRAINT message_edits_pkey PRIMARY KEY (thread_id, seq, rev);
+
+--
 -- Name: messages messages_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
 ALTER TABLE ONLY public.messages
     ADD CONSTRAINT messages_pkey PRIMARY KEY (thread_id, seq);
+
+--
+-- Name: personal_changes personal_changes_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.personal_changes
+    ADD CONSTRAINT personal_changes_pkey PRIMARY KEY (xid, user_id, thread_id);
+
+--
+-- Name: pins pins_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.pins
+    ADD CONSTRAINT pins_pkey PRIMARY KEY (thread_id, seq);
+
+--
+-- Name: pins pins_rev_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.pins
+    ADD CONSTRAINT pins_rev_key UNIQUE (thread_id, rev);
+
+--
+-- Name: reactions reactions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.reactions
+    ADD CONSTRAINT reactions_pkey PRIMARY KEY (thread_id, seq, user_id, emoji);
 
 --
 -- Name: schema_migrations schema_migrations_pkey; Type: CONSTRAINT; Schema: public; Owner: -
@@ -772,6 +997,12 @@ CREATE INDEX audit_actor ON public.audit USING btree (actor_id, act, id);
 CREATE INDEX audit_subject ON public.audit USING btree (subject_id, act, id);
 
 --
+-- Name: changes_by_xid; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
+
+--
 -- Name: invites_living; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -794,6 +1025,12 @@ CREATE INDEX memberships_mine ON public.memberships USING btree (user_id, thread
 --
 
 CREATE UNIQUE INDEX memberships_open ON public.memberships USING btree (thread_id, user_id) WHERE (left_rev IS NULL);
+
+--
+-- Name: memberships_past; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX memberships_past ON public.memberships USING btree (user_id, thread_id) WHERE (left_rev IS NOT NULL);
 
 --
 -- Name: messages_deleted; Type: INDEX; Schema: public; Owner: -

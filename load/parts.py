@@ -230,7 +230,7 @@ def sends(on: Stage, plan: Plan) -> list[Figure]:
         "client_id": "random(1, 1000000000000000)",
     }
     script = pgbench.script(block.text, block.params, sets)
-    constants = {"text": text, "reply_to": None, "body_hash": "\\x" + "ab" * 32}
+    constants = {"text": text, "reply_to": None, "body_hash": "\\x" + "ab" * 32, "handles": "{}"}
     figure = throughput(
         "sends/s over HTTP, 10 threads, 16 connections",
         0.55,
@@ -350,6 +350,7 @@ async def bare_sends(
             "reply_to": None,
             "client_id": f"bare-{first + number}",
             "body_hash": bytes(32),
+            "handles": [],
         }
         begun = time.monotonic_ns()
         row = await statement.fetchrow(*[args[name] for name in block.params])

@@ -1,6 +1,7 @@
 """Messages: the log of a thread. SQL: db/queries/messages.sql."""
 
 import hashlib
+import re
 from collections.abc import Awaitable
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,6 +18,8 @@ from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFoun
 from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
 
 TEXT = 10_000  # characters of a message
+MENTIONS = 50  # of one message
+HANDLE = re.compile(r"(?<![\w@])@(\w[\w.-]{1,31})")  # as users.USERNAME, and not within an address or word
 
 
 @query
@@ -55,6 +58,7 @@ async def send(
     reply_to: int | None,
     client_id: str | None,
     body_hash: bytes,
+    handles: list[str],
 ) -> asyncpg.Record | None: ...
 
 
@@ -215,7 +219,9 @@ async def _send(
     who["body_hash"] = body_hash(body)
     try:
         async with ctx.turns.of(thread_id):  # they would wait for the head of the thread anyway
-            row = await send(ctx.db, **who, text=body.text, reply_to=body.replyTo)
+            row = await send(
+                ctx.db, **who, text=body.text, reply_to=body.replyTo, handles=handles_of(body.text)
+            )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "client_ids_pkey":
             raise
@@ -234,6 +240,15 @@ def _client_id(request: Request, body: NewMessage) -> str | None:
     if body.clientId not in (None, header):
         raise Invalid({"clientId": "differs from the header Idempotency-Key"})
     return header
+
+
+def handles_of(text: str) -> list[str]:
+    """Who may be meant by @handle in a text, in small letters; whether they are members, the send finds."""
+    found = dict[str, None]()
+    for match in HANDLE.finditer(text):
+        said = match[1].lower()
+        found |= dict.fromkeys((said, said.rstrip(".-")))  # a full stop after a name is mostly none of it
+    return [handle for handle in found if len(handle) >= 2][:MENTIONS]
 
 
 def body_hash(body: NewMessage) -> bytes:

@@ -220,7 +220,10 @@ class Thread(Shape):
     lastMessageAt: Time | None
     lastMessage: LastMessage | None
     messageCount: Annotated[int, Meta(ge=0, description="without the deleted ones")]
+    memberCount: Annotated[int, Meta(ge=0)]
     unreadCount: Annotated[int, Meta(ge=0)]
+    mentionCount: Annotated[int, Meta(ge=0, description="unread ones that mention me; at most 1,000")]
+    firstUnreadSeq: Annotated[Seq | None, Meta(description="null: nothing is unread")]
     lastReadSeq: Seq
     role: Annotated[MemberRole | None, Meta(description="null: a channel that one has not joined")]
     muted: Annotated[bool, Meta(description="one's own; of members only")] | UnsetType = UNSET
@@ -307,6 +310,14 @@ class Quote(Shape):
     text: str | UnsetType = UNSET
 
 
+class Reaction(Shape):
+    emoji: str
+    count: Annotated[int, Meta(ge=1)]
+    mine: Annotated[bool, Meta(description="not in events, and not in the answer to a send")] | UnsetType = (
+        UNSET
+    )
+
+
 class Message(Shape):
     threadId: Id
     seq: Seq
@@ -315,11 +326,13 @@ class Message(Shape):
     text: str
     createdAt: Time
     files: list[dict[str, Any]]
-    reactions: list[dict[str, Any]]
+    reactions: list[Reaction]
     clientId: str | UnsetType = UNSET
     form: Literal["action", "notice"] | UnsetType = UNSET
     editedAt: Time | UnsetType = UNSET
     deletedAt: Time | UnsetType = UNSET
+    pinnedAt: Time | UnsetType = UNSET
+    mentions: Annotated[list[Id], Meta(description="whom it mentions, by @handle")] | UnsetType = UNSET
     replyTo: Quote | UnsetType = UNSET
     status: (
         Annotated[Literal["sent", "delivered", "read"], Meta(description="of one's own messages")] | UnsetType

@@ -191,6 +191,7 @@ async def test_a_duplicate_that_races_on_another_worker_gets_the_message_of_the_
                 reply_to=None,
                 client_id="b1",
                 body_hash=messages.body_hash(body),
+                handles=[],
             )
         )
         await waits_for_a_lock(db, "messages.send")
@@ -336,7 +337,7 @@ async def test_the_log_is_dense_in_every_snapshot_while_sixteen_write_and_some_f
                 await lost.start()
                 row = await messages.send(
                     conn, user_id=crowd[15].id, thread_id=thread_id, text="lost", reply_to=None,
-                    client_id=f"lost {count}", body_hash=body_hash(NewMessage(text="lost")),
+                    client_id=f"lost {count}", body_hash=body_hash(NewMessage(text="lost")), handles=[],
                 )  # fmt: skip
                 assert row is not None and row["sent"]
                 await lost.rollback()

@@ -65,8 +65,11 @@ WHERE thread_id = :thread_id AND seq > :after;
 -- The changes of the memberships that were just copied in.
 -- params: thread_id, user_ids, revs
 -- cli:    bobbin import, bobbin seed
--- plan:   none
+-- plan:   thread_heads_pkey
 -- locks:  the new rows of changes, under the head's lock
+WITH head AS (
+    UPDATE thread_heads SET member_count = member_count + cardinality(:user_ids::bigint[]) WHERE thread_id = :thread_id
+)
 INSERT INTO changes (thread_id, rev, kind, user_id, act)
 SELECT :thread_id, rev, 'member', user_id, 'joined'
 FROM unnest(:user_ids::bigint[], :revs::bigint[]) AS joined (user_id, rev);
@@ -90,7 +93,7 @@ WHERE m.thread_id = :thread_id AND m.user_id = own.user_id AND m.user_id = ANY(:
 -- locks:  the head, held since lock_head
 UPDATE thread_heads
 SET last_seq = :last_seq, last_rev = :last_rev, message_count = message_count + :added,
-    last_message_at = coalesce(:last_at, last_message_at)
+    last_xid = pg_current_xact_id(), last_message_at = coalesce(:last_at, last_message_at)
 WHERE thread_id = :thread_id;
 
 -- name: progress :many

@@ -37,7 +37,7 @@ SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
         WHEN c.act IN ('left', 'removed') THEN c.rev
         ELSE h.last_rev END AS as_of,
     CASE
-        WHEN c.seq IS NOT NULL THEN message_json(m, a, q, qa, '')
+        WHEN c.seq IS NOT NULL THEN message_json(m, a, q, qa, m.reactions::text, '')
         WHEN c.kind = 'member' THEN
             '{"threadId":' || c.thread_id || ',"rev":' || c.rev || ',"act":"' || c.act
             || '","userId":' || a.id || ',"name":' || to_json(a.name)::text
@@ -48,7 +48,7 @@ SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
         ELSE '{"id":' || t.id || ',"rev":' || c.rev || ',"kind":"' || t.kind
             || '","title":' || coalesce(to_json(t.title)::text, 'null') || '}'
     END AS data,
-    CASE WHEN m.reply_to IS NOT NULL THEN message_json(m, a, NULL, NULL, '') END AS bare,
+    CASE WHEN m.reply_to IS NOT NULL THEN message_json(m, a, NULL, NULL, m.reactions::text, '') END AS bare,
     CASE WHEN c.kind = 'member' AND t.history = 'joined' THEN (
         SELECT array_agg(s.joined_rev ORDER BY s.joined_rev) FROM memberships s
         WHERE s.thread_id = c.thread_id AND s.user_id = c.user_id) END AS from_rev,

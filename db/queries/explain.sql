@@ -101,17 +101,44 @@ WITH people AS (
     INSERT INTO audit (act, actor_id, subject_id)
     SELECT ('{session.opened,session.opened,session.ended,login.failed,user.role}'::text[])[1 + i % 5], 1 + i % 499, 1 + i % 501
     FROM generate_series(1, 5000) i
+), mark AS (
+    INSERT INTO marks (thread_id, user_id, kind, seq, at)
+    SELECT k.id, 1 + (k.id * 17 + n) % 5000, m.kind, 10 * step, timestamptz '2026-02-01' + step * interval '1 day'
+    FROM kinds k, generate_series(0, 19) n, unnest('{read,delivered}'::text[]) m (kind), generate_series(1, 3) step
+    WHERE k.id <= 200
+), personal AS (
+    INSERT INTO personal_changes (xid, user_id, thread_id)
+    SELECT (i / 10)::text::xid8, 1 + i % 500, 1 + i % 300 FROM generate_series(1000, 3000) i
+), deletion AS (
+    INSERT INTO deletions (thread_id, level, block, count)
+    SELECT thread_id, level, seq >> 7 * level, count(*)
+    FROM message, generate_series(1, 3) level
+    WHERE seq % 50 = 0
+    GROUP BY 1, 2, 3
+), mention AS (
+    INSERT INTO mentions (thread_id, user_id, seq)
+    SELECT thread_id, 1 + (thread_id * 17 + i % 20) % 5000, seq FROM message WHERE seq % 9 = 0 AND seq % 50 <> 0
+), reaction AS (
+    INSERT INTO reactions (thread_id, seq, user_id, emoji)
+    SELECT thread_id, seq, 1 + (thread_id * 17 + n) % 5000, '👍' FROM message, generate_series(0, 4) n WHERE seq % 11 = 0
+), pin AS (
+    INSERT INTO pins (thread_id, seq, rev, user_id)
+    SELECT thread_id, seq, seq + 100, author_id FROM message WHERE seq % 20 = 3
+), edited AS (
+    INSERT INTO message_edits (thread_id, seq, rev, text, at)
+    SELECT thread_id, seq, n, 'What was said before.', at FROM message, generate_series(1, 2) n WHERE seq % 7 = 3
 ), head AS (
-    INSERT INTO thread_heads (thread_id, last_seq, last_rev, log_floor, message_count, last_deleted_seq, last_message_at)
+    INSERT INTO thread_heads (thread_id, last_seq, last_rev, log_floor, message_count, last_deleted_seq, last_message_at,
+        member_count)
     SELECT k.id, coalesce(m.last_seq, 0), coalesce(m.last_seq, 0) + 100, 100, coalesce(m.last_seq - m.last_seq / 50, 0),
-        coalesce(m.last_seq / 50 * 50, 0), m.last_at
+        coalesce(m.last_seq / 50 * 50, 0), m.last_at, CASE WHEN k.kind = 'direct' THEN 2 ELSE 20 END
     FROM kinds k
     LEFT JOIN (SELECT thread_id, max(seq) AS last_seq, max(at) AS last_at FROM message GROUP BY thread_id) m
         ON m.thread_id = k.id
 )
-INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, deleted_at)
+INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, deleted_at, reactions)
 SELECT thread_id, seq, seq + 100, author_id, CASE WHEN seq % 10 = 0 THEN seq - 3 END, 'client ' || i,
     CASE WHEN seq % 50 = 0 THEN '' ELSE repeat('Words and more words. ', 1 + i * 7 % 9) END, at,
-    CASE WHEN seq % 50 = 0 THEN at END
+    CASE WHEN seq % 50 = 0 THEN at END, CASE WHEN seq % 11 = 0 THEN '[{"emoji":"👍","count":5}]'::jsonb END
 FROM message
 ORDER BY i;

@@ -53,7 +53,7 @@ SELECT thread_id FROM invites WHERE token_hash = :token_hash;
 -- does not let them in.
 -- params: user_id, token_hash (bytea)
 -- route:  POST /api/invites/<token:str>/accept
--- plan:   invites_token_hash_key, memberships_pkey; one row, and the person's spans
+-- plan:   invites_token_hash_key, memberships_pkey/memberships_past; one row, and the person's spans
 -- locks:  the invite
 UPDATE invites i SET uses = i.uses + 1, ended_at = CASE WHEN i.uses + 1 = i.max_uses THEN now() END
 WHERE i.token_hash = :token_hash AND i.ended_at IS NULL AND i.expires_at > now()

@@ -103,7 +103,8 @@ SELECT EXISTS (
 -- plan:   thread_heads_pkey, users_pkey, blocks_pkey; one row each
 -- locks:  the head (already held by hold_head)
 WITH head AS (
-    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM users u
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1, last_xid = pg_current_xact_id(), member_count = h.member_count + 1
+    FROM users u
     WHERE h.thread_id = :thread_id AND u.id = :member_id AND u.deactivated_at IS NULL
         AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = :member_id AND b.blocked_id = :by_id)
     RETURNING h.last_rev, h.last_seq
@@ -123,12 +124,14 @@ RETURNING rev;
 -- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
 -- locks:  the head and the span (already held)
 WITH head AS (
-    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM memberships m
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1, last_xid = pg_current_xact_id(), member_count = h.member_count - 1
+    FROM memberships m
     WHERE h.thread_id = :thread_id AND m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL
     RETURNING h.last_rev, h.last_seq
 ), span AS (
     UPDATE memberships m
-    SET left_rev = head.last_rev, left_seq = head.last_seq, left_at = clock_timestamp(), removed = :act = 'removed'
+    SET left_rev = head.last_rev, left_seq = head.last_seq, left_at = clock_timestamp(), removed = :act = 'removed',
+        changed_xid = pg_current_xact_id()
     FROM head
     WHERE m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL
 )
@@ -148,7 +151,7 @@ WITH span AS (
     WHERE m.thread_id = :thread_id AND m.user_id = :member_id AND m.left_rev IS NULL AND m.role <> :role
     RETURNING m.thread_id
 ), head AS (
-    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM span WHERE h.thread_id = span.thread_id
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1, last_xid = pg_current_xact_id() FROM span WHERE h.thread_id = span.thread_id
     RETURNING h.last_rev
 )
 INSERT INTO changes (thread_id, rev, kind, user_id, act)
@@ -157,12 +160,18 @@ RETURNING rev;
 
 -- name: settle :value
 -- One's own settings of a thread; null leaves one as it is. No row when not a member. Nobody else learns of it.
+-- Writes personal_changes, for one's other devices.
 -- params: user_id, thread_id, muted, archived, notify (all, mentions or none)
 -- route:  PATCH /api/threads/<thread_id:id>/me
 -- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
 -- locks:  the caller's membership
-UPDATE memberships m
-SET muted = coalesce(:muted, m.muted), archived = coalesce(:archived, m.archived), notify = coalesce(:notify, m.notify)
-WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
-    AND EXISTS (SELECT FROM thread_heads h WHERE h.thread_id = m.thread_id AND h.deleted_at IS NULL)
-RETURNING m.thread_id;
+WITH settled AS (
+    UPDATE memberships m
+    SET muted = coalesce(:muted, m.muted), archived = coalesce(:archived, m.archived), notify = coalesce(:notify, m.notify),
+        changed_xid = pg_current_xact_id()
+    WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
+        AND EXISTS (SELECT FROM thread_heads h WHERE h.thread_id = m.thread_id AND h.deleted_at IS NULL)
+    RETURNING m.thread_id, m.user_id
+)
+INSERT INTO personal_changes (user_id, thread_id) SELECT user_id, thread_id FROM settled
+RETURNING thread_id;

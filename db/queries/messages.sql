@@ -1,5 +1,6 @@
 -- messages.sql: the log of a thread.
--- Writes messages, client_ids, the message changes, and thread_heads with them.
+-- Writes messages, client_ids, mentions, message_edits, deletions, the message changes, and thread_heads with them; the
+-- sender's cursors and marks (else: receipts.sql); takes reactions and pins away with a message.
 -- Every write locks in one order: the caller's membership, the message, the head of the thread. A
 -- removal or deletion that commits while a statement waits for a lock is seen by it.
 
@@ -26,7 +27,8 @@ WITH door AS (
     LIMIT :size
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
             ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
@@ -65,7 +67,8 @@ WITH door AS (
     LIMIT :size
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
             ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
@@ -129,7 +132,8 @@ WITH door AS (
     WHERE n.step <= CASE WHEN n.older THEN share.older ELSE share.newer END
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
             ',' ORDER BY p.seq) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
@@ -178,7 +182,8 @@ WHERE h.low = h.high;
 WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
-SELECT message_json(p, a, q, qa, CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END)
+SELECT message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END)
 FROM messages p
 JOIN users a ON a.id = p.author_id
 LEFT JOIN LATERAL (
@@ -196,19 +201,23 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- the sender may see, blocked true when the other one of a direct thread has blocked them (then nothing is
 -- sent). No row when not a member. Raises client_ids_pkey when the
 -- same client id has committed while this waited: then `replay` answers.
--- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea)
+-- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea),
+--         handles (text[], in small letters: who is mentioned if they are members)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
--- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey; one row each
+-- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey, users_username_key;
+--         one row each, and one for each handle
 -- locks:  the sender's membership, the quoted message (shared: a steady stream of replies can hold up its
 --         deletion), then the head of the thread
 WITH door AS (
     -- Locked: two sends of one person queue here, and a removal or block that wins the race is seen.
-    SELECT m.thread_id, m.user_id, m.joined_rev, m.blocked
+    SELECT m.thread_id, m.user_id, m.joined_rev, m.blocked, m.seen_seq, m.seen_at, m.delivered_seq, m.delivered_at,
+        u.read_receipts, clock_timestamp() AS now
     FROM memberships m
+    JOIN users u ON u.id = m.user_id
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
         -- For a retry in a deleted thread: only a new message meets the condition of head.
         AND EXISTS (SELECT FROM thread_heads h WHERE h.thread_id = m.thread_id AND h.deleted_at IS NULL)
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF m
 ), seen AS (
     SELECT c.seq, c.body_hash
     FROM client_ids c
@@ -220,11 +229,22 @@ WITH door AS (
     JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
     WHERE m.thread_id = :thread_id AND m.seq = :reply_to::bigint
     FOR SHARE OF m
+), named AS MATERIALIZED (
+    SELECT u.id
+    FROM users u
+    WHERE lower(u.username) = ANY(:handles::text[]) AND u.id <> :user_id AND u.deactivated_at IS NULL
+), mentioned AS (
+    -- Members now, and none who has blocked the sender.
+    SELECT array_agg(n.id ORDER BY n.id) AS ids
+    FROM named n
+    WHERE EXISTS (
+            SELECT FROM memberships o WHERE o.thread_id = :thread_id AND o.user_id = n.id AND o.left_rev IS NULL)
+        AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = n.id AND b.blocked_id = :user_id)
 ), head AS (
     -- The lock that orders the thread: under it seq and rev are dense and time does not go back.
     UPDATE thread_heads h
     SET last_seq = h.last_seq + 1, last_rev = h.last_rev + 1, message_count = h.message_count + 1,
-        last_message_at = greatest(clock_timestamp(), h.last_message_at)
+        last_xid = pg_current_xact_id(), last_message_at = greatest(clock_timestamp(), h.last_message_at)
     FROM door
     WHERE h.thread_id = door.thread_id AND h.deleted_at IS NULL AND NOT door.blocked
         AND NOT EXISTS (SELECT FROM seen)
@@ -234,25 +254,42 @@ WITH door AS (
     INSERT INTO client_ids (thread_id, author_id, client_id, seq, body_hash)
     SELECT :thread_id, :user_id, :client_id::text, last_seq, :body_hash FROM head WHERE :client_id::text IS NOT NULL
 ), message AS (
-    INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at)
-    SELECT :thread_id, last_seq, last_rev, :user_id, :reply_to::bigint, :client_id::text, :text, last_message_at
-    FROM head
+    INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, mentions)
+    SELECT :thread_id, last_seq, last_rev, :user_id, :reply_to::bigint, :client_id::text, :text, last_message_at,
+        mentioned.ids
+    FROM head, mentioned
     RETURNING *
+), mention AS (
+    INSERT INTO mentions (thread_id, user_id, seq)
+    SELECT :thread_id, unnest(mentioned.ids), head.last_seq FROM head, mentioned
 ), change AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT :thread_id, last_rev, 'message', last_seq FROM head
 ), read AS (
-    -- Who answers has read.
-    UPDATE memberships m SET read_seq = head.last_seq
+    -- Who answers has read, and others may know it if they may know of any reading.
+    UPDATE memberships m
+    SET read_seq = head.last_seq, delivered_seq = head.last_seq,
+        delivered_at = CASE WHEN door.now < door.delivered_at + interval '1 second' THEN door.delivered_at ELSE door.now END,
+        seen_seq = CASE WHEN door.read_receipts THEN head.last_seq ELSE door.seen_seq END,
+        seen_at = CASE WHEN NOT door.read_receipts OR door.now < door.seen_at + interval '1 second' THEN door.seen_at
+            ELSE door.now END
     FROM head, door
     WHERE m.thread_id = door.thread_id AND m.user_id = door.user_id AND m.joined_rev = door.joined_rev
+), marked AS (
+    INSERT INTO marks (thread_id, user_id, kind, seq, at)
+    SELECT door.thread_id, door.user_id, old.kind, old.seq, old.at
+    FROM head, door
+    CROSS JOIN LATERAL (VALUES ('read', door.seen_seq, door.seen_at, door.read_receipts),
+        ('delivered', door.delivered_seq, door.delivered_at, true)) old (kind, seq, at, moves)
+    WHERE old.moves AND door.now >= old.at + interval '1 second'
+    ON CONFLICT ON CONSTRAINT marks_pkey DO NOTHING  -- of an earlier span that ended at the same place
 ), entry AS (
     SELECT m.* FROM message m
     UNION ALL
     SELECT m.* FROM seen JOIN messages m ON m.thread_id = :thread_id AND m.seq = seen.seq
 )
 SELECT EXISTS (SELECT FROM head) AS sent, e.seq, e.rev, e.reply_to,
-    message_json(e, a, q, qa, '') AS message,
-    CASE WHEN e.reply_to IS NOT NULL THEN message_json(e, a, NULL, NULL, '') END AS bare,
+    message_json(e, a, q, qa, e.reactions::text, '') AS message,
+    CASE WHEN e.reply_to IS NOT NULL THEN message_json(e, a, NULL, NULL, e.reactions::text, '') END AS bare,
     (SELECT body_hash FROM seen) IS NOT DISTINCT FROM :body_hash AS same,
     (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked
 FROM door
@@ -270,7 +307,7 @@ LEFT JOIN users qa ON qa.id = q.author_id;
 WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
-SELECT false AS sent, p.seq, p.rev, p.reply_to, message_json(p, a, q, qa, '') AS message, NULL AS bare,
+SELECT false AS sent, p.seq, p.rev, p.reply_to, message_json(p, a, q, qa, p.reactions::text, '') AS message, NULL AS bare,
     c.body_hash = :body_hash AS same, true AS quotable, false AS blocked
 FROM doors d
 JOIN client_ids c ON c.thread_id = d.thread_id AND c.author_id = d.user_id AND c.client_id = :client_id
@@ -305,7 +342,7 @@ WITH door AS (
             WHERE s.user_id = :user_id AND s.thread_id = :thread_id AND :seq > s.low AND :seq <= s.high)
     FOR NO KEY UPDATE OF m
 ), head AS (
-    UPDATE thread_heads h SET last_rev = h.last_rev + 1
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1, last_xid = pg_current_xact_id()
     FROM target t, door
     WHERE h.thread_id = t.thread_id AND h.deleted_at IS NULL AND NOT door.blocked
         AND t.author_id = :user_id AND t.deleted_at IS NULL AND t.text <> :text
@@ -315,6 +352,10 @@ WITH door AS (
     FROM head
     WHERE m.thread_id = :thread_id AND m.seq = :seq
     RETURNING m.*
+), kept AS (
+    -- What the message said until now, for messages.edits. Its text was written with its first rev or the last edit.
+    INSERT INTO message_edits (thread_id, seq, rev, text, at)
+    SELECT t.thread_id, t.seq, t.rev, t.text, coalesce(t.edited_at, t.created_at) FROM target t, head
 ), change AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT :thread_id, last_rev, 'message_updated', :seq FROM head
 ), entry AS (
@@ -325,7 +366,8 @@ WITH door AS (
 SELECT head.last_rev AS rev, e.author_id = :user_id AS own, e.deleted_at IS NOT NULL AS deleted,
     (SELECT blocked FROM door) AS blocked,
     head.last_rev IS NULL AND e.author_id = :user_id AND e.deleted_at IS NULL AND e.text <> :text AS gone,
-    message_json(e, a, q, qa, ',"status":"sent"') AS message
+    message_json(e, a, q, qa, CASE WHEN e.reactions IS NOT NULL THEN reactions_for(e, :user_id) END,
+        ',"status":"sent"') AS message
 FROM entry e
 JOIN users a ON a.id = e.author_id
 LEFT JOIN head ON true
@@ -348,7 +390,7 @@ WITH door AS (
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
     FOR NO KEY UPDATE
 ), target AS (
-    SELECT m.thread_id, m.seq, m.deleted_at, m.author_id = :user_id OR door.role <> 'member' AS allowed
+    SELECT m.thread_id, m.seq, m.deleted_at, m.mentions, m.author_id = :user_id OR door.role <> 'member' AS allowed
     FROM door
     JOIN messages m ON m.thread_id = door.thread_id AND m.seq = :seq
     WHERE EXISTS (
@@ -357,15 +399,29 @@ WITH door AS (
     FOR NO KEY UPDATE OF m
 ), head AS (
     UPDATE thread_heads h
-    SET last_rev = h.last_rev + 1, message_count = h.message_count - 1,
+    SET last_rev = h.last_rev + 1, message_count = h.message_count - 1, last_xid = pg_current_xact_id(),
         last_deleted_seq = greatest(h.last_deleted_seq, :seq)
     FROM target t
     WHERE h.thread_id = t.thread_id AND h.deleted_at IS NULL AND t.allowed AND t.deleted_at IS NULL
     RETURNING h.last_rev
 ), message AS (
-    UPDATE messages m SET text = '', rev = head.last_rev, deleted_at = clock_timestamp()
+    UPDATE messages m
+    SET text = '', rev = head.last_rev, deleted_at = clock_timestamp(), mentions = NULL, reactions = NULL, pinned_at = NULL
     FROM head
     WHERE m.thread_id = :thread_id AND m.seq = :seq
+), counted AS (
+    INSERT INTO deletions AS d (thread_id, level, block, count)
+    SELECT :thread_id, level, :seq::bigint >> 7 * level, 1 FROM head, generate_series(1, 3) level
+    ON CONFLICT ON CONSTRAINT deletions_pkey DO UPDATE SET count = d.count + 1
+), texts AS (
+    DELETE FROM message_edits e USING head WHERE e.thread_id = :thread_id AND e.seq = :seq
+), unmentioned AS (
+    DELETE FROM mentions n USING head, target t
+    WHERE n.thread_id = :thread_id AND n.user_id = ANY(t.mentions) AND n.seq = :seq
+), unreacted AS (
+    DELETE FROM reactions r USING head WHERE r.thread_id = :thread_id AND r.seq = :seq
+), unpinned AS (
+    DELETE FROM pins p USING head WHERE p.thread_id = :thread_id AND p.seq = :seq
 ), change AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT :thread_id, last_rev, 'message_updated', :seq FROM head
 )

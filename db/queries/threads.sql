@@ -8,8 +8,7 @@
 -- params: user_id, search (part of the title, or null), kind (or null), unread (true: only those with unread),
 --         archived (true: only those that are, false: only the others), before_at (timestamptz), before_id (where the last page ended, exclusive), size (1 to 100)
 -- route:  GET /api/threads (hot: each start of a client)
--- plan:   memberships_mine; in proportion to one's own threads; of messages only the deleted ones after one's
---         read cursor, by messages_deleted
+-- plan:   memberships_mine; in proportion to one's own threads; of deleted messages their counters
 WITH page AS (
     SELECT d.thread_id, coalesce(d.last_message_at, d.created_at) AS active_at
     FROM doors d
@@ -18,10 +17,11 @@ WITH page AS (
         AND (:search::text IS NULL OR strpos(lower(d.title), lower(:search)) > 0)
         AND (coalesce(d.last_message_at, d.created_at), d.thread_id) < (:before_at::timestamptz, :before_id::bigint)
         -- Deleted messages are not unread: where all that follows the cursor is deleted, nothing is.
-        AND (NOT :unread::boolean OR (d.last_seq > d.read_seq AND (d.last_deleted_seq <= d.read_seq OR
-            d.last_seq - d.read_seq > (
-                SELECT count(*) FROM messages m
-                WHERE m.thread_id = d.thread_id AND m.seq > d.read_seq AND m.deleted_at IS NOT NULL))))
+        AND (NOT :unread::boolean OR (d.last_seq > d.read_seq AND CASE
+            WHEN d.history = 'joined' AND d.read_seq < d.joined_seq
+                THEN unread_in_sight(d.user_id, d.thread_id, d.read_seq) > 0
+            WHEN d.last_deleted_seq <= d.read_seq THEN true
+            ELSE d.last_seq - d.read_seq > deleted_after(d.thread_id, d.read_seq) END))
     ORDER BY active_at DESC, d.thread_id DESC
     LIMIT :size::int + 1  -- one more tells whether there is a next page
 ), kept AS (
@@ -38,8 +38,8 @@ JOIN my_threads v ON v.thread_id = k.thread_id AND v.user_id = :user_id;
 -- One thread as a member sees it. No row when not a member.
 -- params: user_id, thread_id
 -- route:  GET /api/threads/<thread_id:id>
--- plan:   memberships_open/memberships_mine, threads_pkey, thread_heads_pkey; one row each, and the deleted
---         messages after one's read cursor, by messages_deleted
+-- plan:   memberships_open/memberships_mine, threads_pkey, thread_heads_pkey; one row each, and the counters of
+--         messages deleted after one's read cursor
 SELECT v.thread FROM my_threads v WHERE v.user_id = :user_id AND v.thread_id = :thread_id;
 
 -- name: channel :json
@@ -103,8 +103,8 @@ WITH people AS (
     WHERE (SELECT count(*) FROM people) = cardinality(:member_ids::bigint[]) + 1
     RETURNING id
 ), head AS (
-    INSERT INTO thread_heads (thread_id, last_rev)
-    SELECT thread.id, (SELECT count(*) FROM people) FROM thread
+    INSERT INTO thread_heads (thread_id, last_rev, member_count)
+    SELECT thread.id, n.count, n.count FROM thread, (SELECT count(*) FROM people) n
 ), span AS (
     INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, role, read_seq)
     SELECT thread.id, p.id, p.rev, 0, CASE WHEN p.id = :user_id THEN 'admin' ELSE 'member' END, 0
@@ -137,7 +137,7 @@ WITH other AS (
 ), thread AS (
     INSERT INTO threads (id, kind, created_by) SELECT leads_to, 'direct', :user_id FROM pair RETURNING id
 ), head AS (
-    INSERT INTO thread_heads (thread_id, last_rev) SELECT id, 2 FROM thread
+    INSERT INTO thread_heads (thread_id, last_rev, member_count) SELECT id, 2, 2 FROM thread
 ), span AS (
     INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, read_seq, blocked)
     SELECT thread.id, :user_id::bigint, 1, 0, 0, false FROM thread
@@ -167,7 +167,7 @@ WHERE low_user_id = least(:user_id::bigint, :other_id::bigint)
 WITH thread AS (
     UPDATE threads SET title = :title WHERE id = :thread_id AND title <> :title RETURNING id
 ), head AS (
-    UPDATE thread_heads h SET last_rev = h.last_rev + 1 FROM thread WHERE h.thread_id = thread.id
+    UPDATE thread_heads h SET last_rev = h.last_rev + 1, last_xid = pg_current_xact_id() FROM thread WHERE h.thread_id = thread.id
     RETURNING h.thread_id, h.last_rev
 )
 INSERT INTO changes (thread_id, rev, kind) SELECT thread_id, last_rev, 'thread_updated' FROM head
@@ -180,7 +180,7 @@ RETURNING rev;
 -- plan:   thread_heads_pkey, threads_pkey; one row each
 -- locks:  the head (already held by members.hold_head), the thread
 WITH head AS (
-    UPDATE thread_heads SET last_rev = last_rev + 1, deleted_at = clock_timestamp()
+    UPDATE thread_heads SET last_rev = last_rev + 1, last_xid = pg_current_xact_id(), deleted_at = clock_timestamp()
     WHERE thread_id = :thread_id AND deleted_at IS NULL
     RETURNING thread_id, last_rev
 ), thread AS (

@@ -295,6 +295,7 @@ async def test_what_nobody_rang_for_is_told_by_the_poll(cast: Cast, address: str
                 reply_to=None,
                 client_id=None,
                 body_hash=b"",
+                handles=[],
             )
             assert row is not None
             frame = await stream.next(limit=POLL_SECONDS + 4)

@@ -159,6 +159,7 @@ class Desk:
             reply_to=quoted,
             client_id=None,
             body_hash=b"",
+            handles=[],
         )
         assert row is not None
         self.head, self.seq = row["rev"], row["seq"]

@@ -1,0 +1,348 @@
+-- migrate:up
+
+-- Live: read and delivered marks, unread counts by arithmetic, mentions, reactions, pins, earlier texts, and what the
+-- user stream stands on.
+-- Locks: all of these tables for as long as it takes to build the index of changes and to count the deleted messages.
+
+-- last_xid: of the latest change. Whoever sets last_rev sets it.
+ALTER TABLE thread_heads
+    ADD last_xid     xid8 NOT NULL DEFAULT '3',
+    ADD member_count bigint NOT NULL DEFAULT 0 CONSTRAINT thread_heads_member_count CHECK (member_count >= 0);
+ALTER TABLE thread_heads ALTER last_xid SET DEFAULT pg_current_xact_id();
+UPDATE thread_heads h SET member_count = m.count
+FROM (SELECT thread_id, count(*) FROM memberships WHERE left_rev IS NULL GROUP BY thread_id) m
+WHERE m.thread_id = h.thread_id;
+
+-- What others may know of a person's reading: everything up to seen_seq, since seen_at, and the same of what has reached
+-- a device of theirs. Both only rise. A rise within a second of the last one keeps its time; a later one leaves the old
+-- pair in marks: so there is at most a row for each second of reading, and none for a message.
+-- read_seq is the person's own: it decides what is unread, and may go back.
+ALTER TABLE memberships
+    ADD seen_seq      bigint NOT NULL DEFAULT 0,
+    ADD seen_at       timestamptz,
+    ADD delivered_seq bigint NOT NULL DEFAULT 0,
+    ADD delivered_at  timestamptz,
+    ADD changed_xid   xid8 NOT NULL DEFAULT '3',  -- what concerns this person alone: reading, settings, having left
+    ADD CONSTRAINT memberships_marks CHECK (seen_seq <= delivered_seq
+        AND (seen_seq = 0) = (seen_at IS NULL) AND (delivered_seq = 0) = (delivered_at IS NULL));
+ALTER TABLE memberships ALTER changed_xid SET DEFAULT pg_current_xact_id();
+CREATE INDEX memberships_past ON memberships (user_id, thread_id)
+    WHERE left_rev IS NOT NULL;               -- merged.since
+
+CREATE TABLE marks (
+    thread_id bigint NOT NULL,
+    user_id   bigint NOT NULL,
+    kind      text NOT NULL CONSTRAINT marks_kind CHECK (kind IN ('read', 'delivered')),
+    seq       bigint NOT NULL,
+    at        timestamptz NOT NULL,
+    CONSTRAINT marks_pkey PRIMARY KEY (thread_id, user_id, kind, seq)
+);
+
+-- What the user stream's tails must hear of that is no change of a thread: reading, settings. Kept for some minutes.
+CREATE TABLE personal_changes (
+    xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    user_id   bigint NOT NULL,
+    thread_id bigint NOT NULL,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT personal_changes_pkey PRIMARY KEY (xid, user_id, thread_id)
+);
+
+CREATE INDEX changes_by_xid ON changes (xid);  -- merged.tail
+
+-- How many messages are deleted in each 2^7, 2^14 and 2^21 places: so that unread counts need not count them.
+CREATE TABLE deletions (
+    thread_id bigint NOT NULL,
+    level     smallint NOT NULL CONSTRAINT deletions_level CHECK (level IN (1, 2, 3)),
+    block     bigint NOT NULL,                 -- seq >> (7 * level)
+    count     bigint NOT NULL CONSTRAINT deletions_count CHECK (count > 0),
+    CONSTRAINT deletions_pkey PRIMARY KEY (thread_id, level, block)
+) WITH (fillfactor = 80);
+INSERT INTO deletions (thread_id, level, block, count)
+SELECT m.thread_id, level, m.seq >> (7 * level), count(*)
+FROM messages m, generate_series(1, 3) level
+WHERE m.deleted_at IS NOT NULL
+GROUP BY 1, 2, 3;
+
+-- How many messages after a place are deleted: the rest of its own block one by one, then whole blocks, each larger
+-- than the last. At most 127 rows of each size.
+CREATE FUNCTION deleted_after(thread bigint, place bigint) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT (SELECT count(*) FROM messages m
+           WHERE m.thread_id = thread AND m.deleted_at IS NOT NULL
+               AND m.seq > place AND m.seq < ((place + 1 >> 7) + 1) << 7)
+    + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+       WHERE d.thread_id = thread AND d.level = 1
+           AND d.block > place + 1 >> 7 AND d.block < ((place + 1 >> 14) + 1) << 7)
+    + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+       WHERE d.thread_id = thread AND d.level = 2
+           AND d.block > place + 1 >> 14 AND d.block < ((place + 1 >> 21) + 1) << 7)
+    + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+       WHERE d.thread_id = thread AND d.level = 3 AND d.block > place + 1 >> 21) $$;
+
+-- A message's own: who is mentioned in it (as resolved when it was sent), its reactions as [{"emoji", "count"}] in the
+-- order of their first, when it was pinned.
+ALTER TABLE messages
+    ADD mentions  bigint[],
+    ADD reactions jsonb,
+    ADD pinned_at timestamptz;
+
+CREATE TABLE mentions (
+    thread_id bigint NOT NULL,
+    user_id   bigint NOT NULL,
+    seq       bigint NOT NULL,
+    CONSTRAINT mentions_pkey PRIMARY KEY (thread_id, user_id, seq)
+);
+
+CREATE TABLE reactions (
+    thread_id bigint NOT NULL,
+    seq       bigint NOT NULL,
+    user_id   bigint NOT NULL,
+    emoji     text NOT NULL,
+    CONSTRAINT reactions_pkey PRIMARY KEY (thread_id, seq, user_id, emoji)
+);
+
+CREATE TABLE pins (
+    thread_id bigint NOT NULL,
+    seq       bigint NOT NULL,
+    rev       bigint NOT NULL,                 -- of the pinning: the newest is listed first
+    user_id   bigint NOT NULL,
+    CONSTRAINT pins_pkey PRIMARY KEY (thread_id, seq),
+    CONSTRAINT pins_rev_key UNIQUE (thread_id, rev)  -- pins.list
+);
+
+-- The texts that edits have replaced, until the message is deleted.
+CREATE TABLE message_edits (
+    thread_id bigint NOT NULL,
+    seq       bigint NOT NULL,
+    rev       bigint NOT NULL,                 -- of the change that wrote this text
+    text      text NOT NULL,
+    at        timestamptz NOT NULL,            -- when it was written
+    CONSTRAINT message_edits_pkey PRIMARY KEY (thread_id, seq, rev)
+);
+
+-- As before, with pinnedAt and mentions. reactions is '[…]': in the shared form those of the message, for one reader
+-- with "mine" (reactions_for). extra as before.
+CREATE FUNCTION message_json(m messages, a users, quoted messages, quoted_author users, reactions text, extra text)
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.rev
+    || CASE WHEN m.client_id IS NULL THEN '' ELSE ',"clientId":' || to_json(m.client_id)::text END
+    || ',"author":' || author_json(a)
+    || CASE WHEN m.form IS NULL THEN '' ELSE ',"form":"' || m.form || '"' END
+    || ',"text":' || to_json(m.text)::text
+    || ',"createdAt":' || time_json(m.created_at)
+    || CASE WHEN m.edited_at IS NULL THEN '' ELSE ',"editedAt":' || time_json(m.edited_at) END
+    || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END
+    || CASE WHEN m.pinned_at IS NULL THEN '' ELSE ',"pinnedAt":' || time_json(m.pinned_at) END
+    || CASE WHEN m.mentions IS NULL THEN '' ELSE ',"mentions":' || to_json(m.mentions)::text END
+    || CASE WHEN m.reply_to IS NULL THEN ''
+            WHEN quoted.seq IS NULL OR quoted.deleted_at IS NOT NULL THEN ',"replyTo":{"seq":' || m.reply_to || '}'
+            ELSE ',"replyTo":{"seq":' || m.reply_to || ',"author":' || author_json(quoted_author)
+                 || ',"text":' || to_json(left(quoted.text, 200))::text || '}' END
+    || ',"files":[],"reactions":' || coalesce(reactions, '[]') || extra || '}' $$;
+DROP FUNCTION message_json(messages, users, messages, users, text);
+
+-- The reactions of a message as one reader sees them. Asked only of messages that have any.
+CREATE FUNCTION reactions_for(m messages, reader bigint) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT '[' || string_agg('{"emoji":' || (r.value -> 'emoji')::text || ',"count":' || (r.value -> 'count')::text
+    || ',"mine":' || EXISTS (
+        SELECT FROM reactions own
+        WHERE own.thread_id = m.thread_id AND own.seq = m.seq AND own.user_id = reader
+            AND own.emoji = r.value ->> 'emoji')::text || '}', ',' ORDER BY r.ordinality) || ']'
+   FROM jsonb_array_elements(m.reactions) WITH ORDINALITY r $$;
+
+CREATE OR REPLACE VIEW doors WITH (security_invoker) AS
+SELECT m.user_id, m.thread_id, m.role, m.joined_rev, m.joined_seq, m.read_seq,
+       t.kind, t.history, t.title, t.created_at,
+       h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at,
+       m.muted, m.archived, m.notify, m.seen_seq, m.delivered_seq, m.changed_xid, h.last_xid, h.member_count
+FROM memberships m
+JOIN threads t ON t.id = m.thread_id
+JOIN thread_heads h ON h.thread_id = m.thread_id
+WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
+
+-- Unread messages of a door whose read cursor was moved back before its span: what lies between the stretches is not
+-- the reader's.
+CREATE FUNCTION unread_in_sight(reader bigint, thread bigint, read_to bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT coalesce(sum(s.high - greatest(s.low, read_to)
+        - deleted_after(thread, greatest(s.low, read_to)) + deleted_after(thread, s.high)), 0)::bigint
+   FROM sights s
+   WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to $$;
+
+-- The first of them. Of a long run of deleted ones only the beginning is looked at.
+CREATE FUNCTION first_unread(reader bigint, thread bigint, read_to bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT coalesce((
+        SELECT min(near.seq) FROM (
+            SELECT m.seq, m.deleted_at
+            FROM sights s
+            CROSS JOIN LATERAL (
+                SELECT m.seq, m.deleted_at FROM messages m
+                WHERE m.thread_id = thread AND m.seq > greatest(s.low, read_to) AND m.seq <= s.high
+                ORDER BY m.seq
+                LIMIT 100) m
+            WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to) near
+        WHERE near.deleted_at IS NULL), read_to + 1) $$;
+
+CREATE OR REPLACE VIEW my_threads WITH (security_invoker) AS
+SELECT d.user_id, d.thread_id,
+    '{"id":' || d.thread_id || ',"kind":"' || d.kind || '","history":"' || d.history || '"'
+    || ',"title":' || coalesce(to_json(d.title)::text, 'null')
+    || ',"createdAt":' || time_json(d.created_at)
+    || ',"lastSeq":' || d.last_seq || ',"lastRev":' || d.last_rev
+    || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || d.thread_id || '.' || d.last_rev || '"'
+    || ',"lastMessageAt":' || coalesce(time_json(d.last_message_at), 'null')
+    -- Null when the latest message lies outside the reader's stretches.
+    || ',"lastMessage":' || coalesce((
+        SELECT '{"seq":' || m.seq || ',"author":' || author_json(a)
+            || ',"text":' || to_json(left(m.text, 200))::text
+            || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END || '}'
+        FROM messages m
+        JOIN users a ON a.id = m.author_id
+        WHERE m.thread_id = d.thread_id AND m.seq = d.last_seq
+            AND (d.history = 'all' OR m.seq > d.joined_seq OR EXISTS (
+                SELECT FROM memberships s
+                WHERE s.thread_id = d.thread_id AND s.user_id = d.user_id
+                    AND s.joined_seq < m.seq AND s.left_seq >= m.seq))), 'null')
+    || ',"messageCount":' || d.message_count || ',"memberCount":' || d.member_count
+    || ',"unreadCount":' || unread.count
+    || ',"mentionCount":' || (
+        SELECT count(*) FROM (
+            SELECT FROM mentions n
+            WHERE n.thread_id = d.thread_id AND n.user_id = d.user_id AND n.seq > d.read_seq
+            LIMIT 1000) unread_ones)
+    || ',"firstUnreadSeq":' || CASE
+        WHEN unread.count = 0 THEN 'null'
+        WHEN d.last_deleted_seq <= d.read_seq AND (d.history = 'all' OR d.read_seq >= d.joined_seq)
+            THEN (d.read_seq + 1)::text
+        ELSE first_unread(d.user_id, d.thread_id, d.read_seq)::text END
+    || ',"lastReadSeq":' || d.read_seq
+    || ',"role":"' || d.role || '"'
+    || ',"muted":' || d.muted || ',"archived":' || d.archived || ',"notify":"' || d.notify || '"'
+    || CASE WHEN d.kind = 'channel' THEN '' ELSE ',"members":' || (
+        SELECT '[' || string_agg('{"userId":' || u.id || ',"name":' || to_json(u.name)::text
+            || ',"username":' || coalesce(to_json(u.username)::text, 'null')
+            || ',"role":"' || first.role || '"}', ',' ORDER BY first.user_id) || ']'
+        FROM (SELECT o.user_id, o.role FROM memberships o
+              WHERE o.thread_id = d.thread_id AND o.left_rev IS NULL
+              ORDER BY o.user_id LIMIT 10) first
+        JOIN users u ON u.id = first.user_id) END
+    || '}' AS thread
+FROM doors d
+-- Arithmetic: the messages after my read cursor, less the deleted ones among them (by their counters), which are
+-- asked for only where there can be any.
+CROSS JOIN LATERAL (SELECT CASE
+    WHEN d.history = 'joined' AND d.read_seq < d.joined_seq THEN unread_in_sight(d.user_id, d.thread_id, d.read_seq)
+    WHEN d.last_deleted_seq <= d.read_seq THEN d.last_seq - d.read_seq
+    ELSE d.last_seq - d.read_seq - deleted_after(d.thread_id, d.read_seq) END AS count) unread;
+
+CREATE OR REPLACE VIEW open_channels WITH (security_invoker) AS
+SELECT t.id AS thread_id,
+    '{"id":' || t.id || ',"kind":"channel","history":"all","title":' || to_json(t.title)::text
+    || ',"createdAt":' || time_json(t.created_at) || ',"lastSeq":' || h.last_seq || ',"lastRev":' || h.last_rev
+    || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || t.id || '.' || h.last_rev
+    || '","lastMessageAt":' || coalesce(time_json(h.last_message_at), 'null')
+    || ',"lastMessage":null,"messageCount":' || h.message_count || ',"memberCount":' || h.member_count
+    || ',"unreadCount":0,"mentionCount":0,"firstUnreadSeq":null,"lastReadSeq":' || h.last_seq || ',"role":null}' AS thread
+FROM threads t
+JOIN thread_heads h ON h.thread_id = t.id
+WHERE t.kind = 'channel' AND h.deleted_at IS NULL;
+
+-- migrate:down
+
+DROP VIEW open_channels, my_threads, sights, doors;
+DROP FUNCTION unread_in_sight, first_unread, deleted_after, reactions_for,
+    message_json(messages, users, messages, users, text, text);
+DROP TABLE message_edits, pins, reactions, mentions, deletions, personal_changes, marks;
+DROP INDEX changes_by_xid, memberships_past;
+ALTER TABLE messages DROP mentions, DROP reactions, DROP pinned_at;
+ALTER TABLE memberships DROP seen_seq, DROP seen_at, DROP delivered_seq, DROP delivered_at, DROP changed_xid;
+ALTER TABLE thread_heads DROP last_xid, DROP member_count;
+CREATE FUNCTION message_json(m messages, a users, quoted messages, quoted_author users, extra text)
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT '{"threadId":' || m.thread_id || ',"seq":' || m.seq || ',"rev":' || m.rev
+    || CASE WHEN m.client_id IS NULL THEN '' ELSE ',"clientId":' || to_json(m.client_id)::text END
+    || ',"author":' || author_json(a)
+    || CASE WHEN m.form IS NULL THEN '' ELSE ',"form":"' || m.form || '"' END
+    || ',"text":' || to_json(m.text)::text
+    || ',"createdAt":' || time_json(m.created_at)
+    || CASE WHEN m.edited_at IS NULL THEN '' ELSE ',"editedAt":' || time_json(m.edited_at) END
+    || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END
+    || CASE WHEN m.reply_to IS NULL THEN ''
+            WHEN quoted.seq IS NULL OR quoted.deleted_at IS NOT NULL THEN ',"replyTo":{"seq":' || m.reply_to || '}'
+            ELSE ',"replyTo":{"seq":' || m.reply_to || ',"author":' || author_json(quoted_author)
+                 || ',"text":' || to_json(left(quoted.text, 200))::text || '}' END
+    || ',"files":[],"reactions":[]' || extra || '}' $$;
+CREATE VIEW doors WITH (security_invoker) AS
+SELECT m.user_id, m.thread_id, m.role, m.joined_rev, m.joined_seq, m.read_seq,
+       t.kind, t.history, t.title, t.created_at,
+       h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at,
+       m.muted, m.archived, m.notify
+FROM memberships m
+JOIN threads t ON t.id = m.thread_id
+JOIN thread_heads h ON h.thread_id = m.thread_id
+WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
+
+CREATE VIEW sights WITH (security_invoker) AS
+SELECT d.user_id, d.thread_id, stretch.low, stretch.high
+FROM doors d
+CROSS JOIN LATERAL (
+    SELECT 0::bigint AS low, d.last_seq AS high
+    WHERE d.history = 'all'
+    UNION ALL
+    SELECT s.joined_seq, coalesce(s.left_seq, d.last_seq)
+    FROM memberships s
+    WHERE d.history = 'joined' AND s.thread_id = d.thread_id AND s.user_id = d.user_id) stretch
+WHERE stretch.low < stretch.high;
+
+CREATE VIEW my_threads WITH (security_invoker) AS
+SELECT d.user_id, d.thread_id,
+    '{"id":' || d.thread_id || ',"kind":"' || d.kind || '","history":"' || d.history || '"'
+    || ',"title":' || coalesce(to_json(d.title)::text, 'null')
+    || ',"createdAt":' || time_json(d.created_at)
+    || ',"lastSeq":' || d.last_seq || ',"lastRev":' || d.last_rev
+    || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || d.thread_id || '.' || d.last_rev || '"'
+    || ',"lastMessageAt":' || coalesce(time_json(d.last_message_at), 'null')
+    -- Null when the latest message lies outside the reader's stretches.
+    || ',"lastMessage":' || coalesce((
+        SELECT '{"seq":' || m.seq || ',"author":' || author_json(a)
+            || ',"text":' || to_json(left(m.text, 200))::text
+            || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END || '}'
+        FROM messages m
+        JOIN users a ON a.id = m.author_id
+        WHERE m.thread_id = d.thread_id AND m.seq = d.last_seq
+            AND (d.history = 'all' OR m.seq > d.joined_seq OR EXISTS (
+                SELECT FROM memberships s
+                WHERE s.thread_id = d.thread_id AND s.user_id = d.user_id
+                    AND s.joined_seq < m.seq AND s.left_seq >= m.seq))), 'null')
+    || ',"messageCount":' || d.message_count
+    || ',"unreadCount":' || unread.count
+    || ',"lastReadSeq":' || d.read_seq
+    || ',"role":"' || d.role || '"'
+    || ',"muted":' || d.muted || ',"archived":' || d.archived || ',"notify":"' || d.notify || '"'
+    || CASE WHEN d.kind = 'channel' THEN '' ELSE ',"members":' || (
+        SELECT '[' || string_agg('{"userId":' || u.id || ',"name":' || to_json(u.name)::text
+            || ',"username":' || coalesce(to_json(u.username)::text, 'null')
+            || ',"role":"' || first.role || '"}', ',' ORDER BY first.user_id) || ']'
+        FROM (SELECT o.user_id, o.role FROM memberships o
+              WHERE o.thread_id = d.thread_id AND o.left_rev IS NULL
+              ORDER BY o.user_id LIMIT 10) first
+        JOIN users u ON u.id = first.user_id) END
+    || '}' AS thread
+FROM doors d
+-- Arithmetic: the messages after my read cursor, less the deleted ones among them, which are
+-- looked for only where there can be any.
+CROSS JOIN LATERAL (SELECT d.last_seq - d.read_seq - CASE WHEN d.last_deleted_seq <= d.read_seq THEN 0 ELSE (
+    SELECT count(*) FROM messages m
+    WHERE m.thread_id = d.thread_id AND m.seq > d.read_seq AND m.deleted_at IS NOT NULL) END AS count) unread;
+
+CREATE VIEW open_channels WITH (security_invoker) AS
+SELECT t.id AS thread_id,
+    '{"id":' || t.id || ',"kind":"channel","history":"all","title":' || to_json(t.title)::text
+    || ',"createdAt":' || time_json(t.created_at) || ',"lastSeq":' || h.last_seq || ',"lastRev":' || h.last_rev
+    || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || t.id || '.' || h.last_rev
+    || '","lastMessageAt":' || coalesce(time_json(h.last_message_at), 'null')
+    || ',"lastMessage":null,"messageCount":' || h.message_count
+    || ',"unreadCount":0,"lastReadSeq":' || h.last_seq || ',"role":null}' AS thread
+FROM threads t
+JOIN thread_heads h ON h.thread_id = t.id
+WHERE t.kind = 'channel' AND h.deleted_at IS NULL;
