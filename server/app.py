@@ -20,7 +20,7 @@ from server.base.limits import Limits
 from server.base.passwords import Passwords
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
-from server.live import changes, sse
+from server.live import changes
 from server.live.bus import Bus
 from server.live.endings import Endings
 from server.live.hub import Hub
@@ -69,7 +69,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
             settings.database_url, size=settings.db_pool_size, statement_cache=settings.db_statement_cache
         )
         ctx.db = Connections(pool)
-        ctx.hub = Hub(ctx.db, encode=sse.encode)
+        ctx.hub = Hub(ctx.db)
+        ctx.joining = []  # what is told to whoever joins a thread: see live/stream.current
         ctx.endings = Endings(ctx.db)
         ctx.sign_ins = SignIns(ctx)
         ctx.limits = Limits(
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.bus = Bus(
             settings.redis_url,
             heard=ctx.hub.heard,
+            told=ctx.hub.told,
             joined=ctx.hub.joined,
             doubt=ctx.hub.doubt,
             ended=ctx.endings.heard,

@@ -8,6 +8,7 @@ several logs may share a Redis: its database numbers don't separate pub/sub.
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
@@ -28,15 +29,16 @@ AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 
 def channel_of(epoch: str, topic: int | str) -> str:
-    """Where the doorbell of a thread rings, or that of ENDED."""
+    """Where the doorbell of a thread rings, or that of a topic, as ENDED."""
     return f"bobbin:{epoch}:{topic}"
 
 
 class Bus:
     """Rings doorbells, and hears those that others ring.
 
-    heard(thread_id, payload): a doorbell. joined(thread_id): a subscription stands from now on.
-    doubt(reason): something may have been missed. ended(payload): sessions are over.
+    heard(thread_id, payload): a doorbell. told(thread_id, name, key, data, but): something that is so at the moment.
+    joined(thread_id): a subscription stands from now on. doubt(reason): something may have been missed.
+    ended(payload): sessions are over.
     """
 
     def __init__(
@@ -44,15 +46,18 @@ class Bus:
         url: str,
         *,
         heard: Callable[[int, bytes], None],
+        told: Callable[[int, str, str, bytes, int], None],
         joined: Callable[[int], None],
         doubt: Callable[[str], None],
         ended: Callable[[bytes], None],
     ) -> None:
         self.up = False  # whether the listening connection stands
-        self._url, self._heard, self._joined, self._doubt, self._ended = url, heard, joined, doubt, ended
+        self._url, self._heard, self._told, self._joined, self._doubt = url, heard, told, joined, doubt
+        self._topics: dict[str, Callable[[bytes], None]] = {ENDED: ended}
+        self._me = secrets.token_hex(4)  # so that what was told here is not told again when it comes back
         self._epoch = ""
         self._threads: set[int] = set()
-        self._outbox: deque[tuple[str, str]] = deque()
+        self._outbox: deque[tuple[str, str | bytes]] = deque()
         self._pending_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing = False
@@ -69,6 +74,10 @@ class Bus:
             retry=None,
             health_check_interval=0,
         )
+
+    def on(self, topic: str, heard: Callable[[bytes], None]) -> None:
+        """Hear what is posted to a topic, by this worker too. To be said before `start`."""
+        self._topics[topic] = heard
 
     def start(self, *, epoch: str) -> None:
         """Begin to listen, in the background, for as long as the worker lives."""
@@ -114,13 +123,22 @@ class Bus:
     def ring_ended(self, session_ids: Iterable[int]) -> None:
         """These sessions are over."""
         if ids := " ".join(str(one) for one in session_ids):
-            self._post(ENDED, ids)
+            self.post(ENDED, ids)
+
+    def tell(self, thread_id: int, name: str, key: str, data: bytes, but: int = 0) -> None:
+        """Tell the readers of a thread, all but one user, what is so at the moment: an event that is in no log.
+
+        It takes the place of what has the same name and key (words without blanks); whoever is busy may miss it.
+        """
+        self._told(thread_id, name, key, data, but)
+        self.post(thread_id, f"~{name} {key} {but} {self._me}\n".encode() + data)
 
     def _ring(self, thread_id: int, payload: str) -> None:
         self._heard(thread_id, payload.encode())  # this worker's own readers need not wait for Redis
-        self._post(thread_id, payload)
+        self.post(thread_id, payload)
 
-    def _post(self, topic: int | str, payload: str) -> None:
+    def post(self, topic: int | str, payload: str | bytes) -> None:
+        """Publish; dropped when too much waits to be published."""
         if self._pending_bytes > PENDING_BYTES:
             return
         self._outbox.append((channel_of(self._epoch, topic), payload))
@@ -129,7 +147,7 @@ class Bus:
             self._flushing = True
             self._spawn(self._flush())
 
-    def _next(self) -> tuple[str, str]:
+    def _next(self) -> tuple[str, str | bytes]:
         channel, payload = self._outbox.popleft()
         self._pending_bytes -= len(payload)
         return channel, payload
@@ -177,9 +195,9 @@ class Bus:
             client = self._client()
             try:
                 async with client.pubsub() as pubsub:
-                    channels = [channel_of(self._epoch, thread_id) for thread_id in self._threads]
                     # One at least: before that a pub/sub connection cannot listen.
-                    await pubsub.subscribe(channel_of(self._epoch, ENDED), *channels)
+                    topics: list[int | str] = [*self._topics, *self._threads]
+                    await pubsub.subscribe(*(channel_of(self._epoch, topic) for topic in topics))
                     self._pubsub, self.up = pubsub, True
                     pause = RECONNECT_SECONDS[0]
                     self._doubt("connected")  # whatever was rung before is not known here
@@ -209,10 +227,7 @@ class Bus:
                 heard_at = now
                 _, _, topic = (message["channel"] or b"").rpartition(b":")
                 if message["type"] == "message":
-                    if topic.isdigit():
-                        self._heard(int(topic), message["data"])
-                    else:
-                        self._ended(message["data"])
+                    self._arrived(topic, message["data"])
                 elif message["type"] == "subscribe" and topic.isdigit():
                     self._joined(int(topic))
             if now - heard_at > SILENCE_SECONDS:
@@ -220,3 +235,14 @@ class Bus:
             if now - pinged_at > PING_SECONDS:
                 pinged_at = now
                 await pubsub.ping()
+
+    def _arrived(self, topic: bytes, payload: bytes) -> None:
+        if not topic.isdigit():
+            self._topics[topic.decode()](payload)
+        elif payload.startswith(b"~"):
+            head, _, data = payload[1:].partition(b"\n")
+            name, key, but, whose = head.decode().split(" ")
+            if whose != self._me:
+                self._told(int(topic), name, key, data, int(but))
+        else:
+            self._heard(int(topic), payload)

@@ -22,14 +22,14 @@ async def since(db: Db, *, thread_id: int, after_rev: int, size: int) -> list[as
 async def heads(db: Db, *, thread_ids: list[int]) -> list[asyncpg.Record]: ...
 
 
-def frame(epoch: str, thread_id: int, rev: int, kind: str, data: bytes) -> bytes:
-    """A durable event as SSE. Its id is the cursor of whoever has read up to it."""
-    return b"id: %b.%d.%d\nevent: %b\ndata: %b\n\n" % (epoch.encode(), thread_id, rev, kind.encode(), data)
+def cursor(epoch: str, thread_id: int, rev: int) -> str:
+    """Where whoever has read up to rev stands, in this life of the log."""
+    return f"{epoch}.{thread_id}.{rev}"
 
 
-def position(cursor: str, *, epoch: str, thread_id: int) -> int | None:
+def position(given: str, *, epoch: str, thread_id: int) -> int | None:
     """The rev a cursor stands for, or None when it is none of this thread in this life of the log."""
-    head, _, rev = cursor.rpartition(".")
+    head, _, rev = given.rpartition(".")
     if head != f"{epoch}.{thread_id}" or not (rev.isascii() and rev.isdigit()) or len(rev) > 18:
         return None
     return int(rev)
@@ -52,16 +52,16 @@ def event_of(row: asyncpg.Record, *, epoch: str, thread_id: int) -> Event:
     if row["from_rev"] is not None:
         pairs = zip(row["from_rev"], row["until_rev"], strict=True)
         spans = tuple((start, FOREVER if end is None else end) for start, end in pairs)
-    rev, kind = row["rev"], row["kind"]
     return Event(
-        rev=rev,
-        kind=kind,
+        id=cursor(epoch, thread_id, row["rev"]),
+        rev=row["rev"],
+        kind=row["kind"],
         seq=row["seq"],
         quoted=row["reply_to"],
         user_id=row["user_id"],
         act=row["act"],
         as_of=row["as_of"],
-        frame=frame(epoch, thread_id, rev, kind, row["data"].encode()),
-        bare=frame(epoch, thread_id, rev, kind, row["bare"].encode()) if row["bare"] is not None else None,
+        data=row["data"].encode(),
+        bare=row["bare"].encode() if row["bare"] is not None else None,
         spans=spans,
     )

@@ -10,14 +10,17 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 from server.base import log
 from server.base.db import Db
 from server.live import changes
+from server.live.outlet import Outlet
 from server.live.sight import FOREVER, Event, Sight
+from server.live.wire import Wire
 
 RING_EVENTS, RING_BYTES = 256, 256 * 1024  # of one thread
 RING_SECONDS = 60.0  # a thread without news for so long needs no ring: the log has it
@@ -30,20 +33,22 @@ LOG_READERS = 4  # reads of the log at once, so that catching up leaves connecti
 PUSH_BYTES = 128 * 1024  # more than that at once goes the slow way, in pieces
 HEARTBEAT_SECONDS = 15.0
 
+# What is so at the moment and in no log (receipts, typing, presence): the newest of each kind and person is kept, and
+# told in rounds. A thread that has had none lately gets its round at once, and so many deliveries each second.
+EPHEMERAL_PER_SECOND = 500
+ROUND_SECONDS = (0.05, 4.0)  # between two rounds, at least and at most
+EPHEMERAL_KEPT = 256  # of one thread, for readers who were busy at the time
+EPHEMERAL_SECONDS = {"typing": 5.0}  # what is over after a while; the rest holds until something newer comes
+
 
 class Reader(Protocol):
-    """Somebody who follows a thread: an SSE stream (live/sse.py)."""
+    """Somebody who follows a thread: see stream.ThreadReader."""
 
     cursor: int  # the rev up to which everything visible has been written
+    heard: int  # the number of the last ephemeral event that is known to them
     sight: Sight
+    outlet: Outlet
     parked: bool  # waiting for news, nothing half-written
-    written_at: float  # monotonic seconds of the last byte
-
-    def writable(self) -> bool:
-        """Whether the socket takes more now without anything piling up."""
-
-    def push(self, chunk: bytes, now: float) -> None:
-        """Write encoded frames at once; only when parked and writable. now is monotonic."""
 
     def wake(self) -> None:
         """Look again: there is news, or the end."""
@@ -51,8 +56,16 @@ class Reader(Protocol):
     def close(self) -> None:
         """End as soon as possible; the client is to come back."""
 
-    def abort(self) -> None:
-        """End now, whatever is half-written."""
+
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
+    """What is so at the moment."""
+
+    number: int  # in the order of coming
+    name: str
+    data: bytes
+    but: int  # whom it is not told, being about them; 0: nobody
+    until: float
 
 
 class Doorbell(Protocol):
@@ -76,8 +89,8 @@ class Gap(Exception):
 class Feed:
     """One followed thread: the ring covers the revs up to head, without a gap."""
 
-    __slots__ = ("early", "filling", "fresh", "grace", "head", "heard_at", "known", "left_at", "readers", "ring",
-                 "ring_bytes", "thread_id")  # fmt: skip
+    __slots__ = ("early", "ephemeral", "filling", "fresh", "grace", "head", "heard_at", "known", "left_at", "number",
+                 "pause", "readers", "ring", "ring_bytes", "round", "round_at", "thread_id")  # fmt: skip
 
     def __init__(self, thread_id: int, head: int) -> None:
         self.thread_id = thread_id
@@ -90,6 +103,10 @@ class Feed:
         self.filling = False
         self.grace: asyncio.TimerHandle | None = None
         self.heard_at = self.left_at = 0.0
+        self.ephemeral: dict[tuple[str, str], Ephemeral] = {}  # by name and key, the newest last
+        self.number = 0  # of the newest
+        self.round: asyncio.TimerHandle | None = None  # the next one
+        self.round_at, self.pause = 0.0, ROUND_SECONDS[0]  # when it may be, how long after the last one
 
     def covers(self, cursor: int) -> bool:
         """Whether the ring has all that follows a cursor."""
@@ -122,18 +139,16 @@ class Feed:
 
 
 def _size(event: Event) -> int:
-    return len(event.frame) + len(event.bare or b"")
+    return len(event.data) + len(event.bare or b"")
 
 
 class Hub:
     """All feeds of this worker."""
 
-    def __init__(self, db: Db, *, encode: Callable[[bytes], bytes]) -> None:
-        """encode turns frames into what goes to a socket (HTTP chunks), once for all readers."""
+    def __init__(self, db: Db) -> None:
         self.epoch = ""
         self.closing = False
-        self._db, self._encode = db, encode
-        self._heartbeat = encode(b":\n\n")
+        self._db = db
         self._bus: Doorbell | None = None
         self._feeds: dict[int, Feed] = {}
         self._dirty: list[Feed] = []
@@ -159,7 +174,7 @@ class Hub:
                     self._left.clear()
                     await self._left.wait()
         for reader in self._readers():
-            reader.abort()
+            reader.outlet.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -186,6 +201,7 @@ class Hub:
             if self._bus is not None:
                 self._spawn(self._bus.follow(thread_id))
         feed.readers.add(reader)
+        reader.heard = feed.number
         self._known(feed, head)
         return feed
 
@@ -238,6 +254,7 @@ class Hub:
         feed.known = max(feed.known, rev)
         message, _, bare = rest.partition(b"\n")
         event = Event(
+            id=changes.cursor(self.epoch, thread_id, rev),
             rev=rev,
             kind="message",
             seq=place[0],
@@ -245,8 +262,8 @@ class Hub:
             user_id=None,
             act=None,
             as_of=rev,
-            frame=changes.frame(self.epoch, thread_id, rev, "message", message),
-            bare=changes.frame(self.epoch, thread_id, rev, "message", bare) if bare else None,
+            data=message,
+            bare=bare or None,
         )
         if rev == feed.head + 1:
             self._take(feed, event)
@@ -368,7 +385,7 @@ class Hub:
                 and event.as_of <= last
                 for event in events
             )
-            chunk = self._encode(b"".join([event.frame for event in events])) if plain else b""
+            chunks: dict[Wire, bytes] = {}
             for reader in feed.readers:
                 if (
                     plain
@@ -376,13 +393,81 @@ class Hub:
                     and reader.cursor == first - 1
                     and lowest > reader.sight.floor
                     and first > reader.sight.opened
-                    and len(chunk) <= PUSH_BYTES
-                    and reader.writable()
                 ):
-                    reader.push(chunk, now)
-                    reader.cursor = last
-                elif reader.cursor < last:
+                    outlet = reader.outlet
+                    chunk = chunks.get(outlet.wire)
+                    if chunk is None:
+                        wire = outlet.wire
+                        chunk = wire.pack(b"".join([event.frame(wire, event.data) for event in events]))
+                        chunks[wire] = chunk
+                    if len(chunk) <= PUSH_BYTES and outlet.take(chunk, now):
+                        reader.cursor = last
+                        continue
+                if reader.cursor < last:
                     reader.wake()
+
+    # -- what is so at the moment
+
+    def told(self, thread_id: int, name: str, key: str, data: bytes, but: int = 0) -> None:
+        """Tell the readers of a thread something that is in no log, instead of what had the same name and key."""
+        feed = self._feeds.get(thread_id)
+        if feed is None or not feed.readers:
+            return
+        now = time.monotonic()
+        feed.number += 1
+        feed.ephemeral.pop((name, key), None)
+        until = now + EPHEMERAL_SECONDS.get(name, float("inf"))
+        feed.ephemeral[name, key] = Ephemeral(feed.number, name, data, but, until)
+        if len(feed.ephemeral) > EPHEMERAL_KEPT:
+            feed.ephemeral.pop(next(iter(feed.ephemeral)))
+        if feed.round is None:
+            wait = max(0.0, feed.round_at - now)
+            feed.round = asyncio.get_running_loop().call_later(wait, self._round, feed)
+
+    def _round(self, feed: Feed) -> None:
+        """Tell each reader what they have not heard. Who is busy or behind is told in a later round."""
+        now, feed.round = time.monotonic(), None
+        written, late = 0, feed.known > feed.head  # a change on its way: perhaps somebody is no longer in it
+        if not late:
+            written, late = self._tell(feed, now)
+        shortest, longest = ROUND_SECONDS
+        if written or not late:
+            feed.pause = min(longest, max(shortest, written / EPHEMERAL_PER_SECOND))
+        else:
+            feed.pause = min(longest, feed.pause * 2)
+        feed.round_at = now + feed.pause
+        if late and feed.readers:
+            feed.round = asyncio.get_running_loop().call_later(feed.pause, self._round, feed)
+
+    def _tell(self, feed: Feed, now: float) -> tuple[int, bool]:
+        """To how many readers something was written, and whether others have still to be told."""
+        for key in [key for key, one in feed.ephemeral.items() if one.until < now]:
+            del feed.ephemeral[key]
+        people = {one.but for one in feed.ephemeral.values()}  # who is not told all of it
+        chunks: dict[tuple[Wire, int, int], bytes] = {}
+        written, late = 0, False
+        for reader in feed.readers:
+            if reader.heard == feed.number:
+                continue
+            if not reader.parked or reader.cursor != feed.head:
+                late = True
+                continue
+            wire, user_id = reader.outlet.wire, reader.sight.user_id
+            kind = (wire, reader.heard, user_id if user_id in people else 0)
+            chunk = chunks.get(kind)
+            if chunk is None:
+                news = [
+                    wire.event(one.name, None, one.data)
+                    for one in feed.ephemeral.values()
+                    if one.number > reader.heard and one.but != user_id
+                ]
+                chunk = chunks[kind] = wire.pack(b"".join(news)) if news else b""
+            if chunk and not reader.outlet.take(chunk, now):
+                late = True
+                continue
+            reader.heard = feed.number
+            written += bool(chunk)
+        return written, late
 
     async def _beat(self) -> None:
         """A comment to whoever has heard nothing for a while, so that proxies and timeouts let them be."""
@@ -391,5 +476,6 @@ class Hub:
             now = time.monotonic()
             for feed in self._feeds.values():
                 for reader in feed.readers:
-                    if now - reader.written_at >= HEARTBEAT_SECONDS and reader.parked and reader.writable():
-                        reader.push(self._heartbeat, now)
+                    outlet, beat = reader.outlet, reader.outlet.wire.heartbeat
+                    if now - outlet.written_at >= HEARTBEAT_SECONDS and beat and reader.parked:
+                        outlet.take(beat, now)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -11,17 +11,21 @@ from tests.conftest import Backing
 
 
 @contextlib.asynccontextmanager
-async def bus(url: str, *, epoch: str) -> AsyncIterator[tuple[Bus, "asyncio.Queue[bytes]"]]:
+async def bus(
+    url: str, *, epoch: str, prepare: Callable[[Bus], None] = lambda _: None
+) -> AsyncIterator[tuple[Bus, "asyncio.Queue[bytes]"]]:
     """A bus that follows thread 7, and what it heard."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     joined = asyncio.Event()
     made = Bus(
         url,
         heard=lambda _, payload: heard.put_nowait(payload),
+        told=lambda *what: heard.put_nowait(repr(what).encode()),
         joined=lambda _: joined.set(),
         doubt=lambda _: None,
         ended=lambda payload: heard.put_nowait(b"ended " + payload),
     )
+    prepare(made)
     await made.follow(7)
     made.start(epoch=epoch)
     try:
@@ -61,6 +65,7 @@ async def test_a_server_that_is_away_is_told_once_and_stops_nothing(
     bell = Bus(
         "redis://:hush@127.0.0.1:1",
         heard=lambda *_: None,
+        told=lambda *_: None,
         joined=lambda _: None,
         doubt=lambda _: None,
         ended=lambda _: None,

@@ -26,7 +26,7 @@ class History:
     def add(self, kind: str, *, seq: int | None = None, quoted: int | None = None) -> None:
         rev = len(self.events) + 1
         bare = b"bare %d" % rev if quoted else None
-        self.events.append(Event(rev, kind, seq, quoted, None, None, b"frame %d" % rev, rev, bare))
+        self.events.append(Event("", rev, kind, seq, quoted, None, None, b"data %d" % rev, rev, bare))
 
     def say(self, quoted: int | None = None) -> None:
         self.seq += 1
@@ -40,7 +40,7 @@ class History:
         else:
             self.spans.setdefault(who, []).append([self.seq, FOREVER, rev, FOREVER])
         act = "joined" if self.inside(who) else "left"
-        self.events.append(Event(rev, "member", None, None, who, act, b"frame %d" % rev, rev))
+        self.events.append(Event("", rev, "member", None, None, who, act, b"data %d" % rev, rev))
 
 
 STEP = st.one_of(
@@ -91,14 +91,14 @@ def test_a_member_is_told_of_their_own_spans_and_whom_they_met(history: History)
     met = {who for who in OTHERS if in_at(history, who) & mine}
     reader = sight(history, everything=False)
     for event in history.events:
-        told = reader.frame(event)
+        told = reader.data(event)
         if event.seq is not None:
             quoted = event.quoted is None or event.quoted in in_sight
-            expected = (event.frame if quoted else event.bare) if event.seq in in_sight else None
+            expected = (event.data if quoted else event.bare) if event.seq in in_sight else None
         elif event.kind == "member":
-            expected = event.frame if event.rev in mine or event.user_id in {ME, *met} else None
+            expected = event.data if event.rev in mine or event.user_id in {ME, *met} else None
         else:
-            expected = event.frame
+            expected = event.data
         assert told == expected, event
 
 
@@ -106,7 +106,7 @@ def test_a_member_is_told_of_their_own_spans_and_whom_they_met(history: History)
 @given(histories())
 def test_a_member_of_a_channel_is_told_everything(history: History) -> None:
     reader = sight(history, everything=True)
-    assert [reader.frame(event) for event in history.events] == [event.frame for event in history.events]
+    assert [reader.data(event) for event in history.events] == [event.data for event in history.events]
 
 
 @settings(max_examples=200, deadline=None)
@@ -115,6 +115,8 @@ def test_only_ones_own_going_ends_it_and_none_that_was_before_coming_back(histor
     reader = sight(history, everything=False)
     assert not any(reader.ends(event) for event in history.events)
     rev = len(history.events) + 1
-    assert reader.ends(Event(rev, "member", None, None, ME, act, b"", rev)) is (act in ("left", "removed"))
-    assert not reader.ends(Event(rev, "member", None, None, OTHERS[0], act, b"", rev))
-    assert reader.ends(Event(rev, "thread_deleted", None, None, None, None, b"", rev))
+    assert reader.ends(Event("", rev, "member", None, None, ME, act, b"", rev)) is (
+        act in ("left", "removed")
+    )
+    assert not reader.ends(Event("", rev, "member", None, None, OTHERS[0], act, b"", rev))
+    assert reader.ends(Event("", rev, "thread_deleted", None, None, None, None, b"", rev))
