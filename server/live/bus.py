@@ -19,7 +19,9 @@ from redis.exceptions import RedisError
 
 from server.base import log
 
-ENDED = "ended"  # where the ids of sessions go that are over; always subscribed
+# Topics, besides a channel for each thread: always subscribed, where somebody listens (`Bus.on`).
+ENDED = "ended"  # the ids of sessions that are over
+PRESENCE = "presence"  # who came and who went
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
 RECONNECT_SECONDS = (0.05, 1.0)

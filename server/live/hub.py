@@ -211,6 +211,10 @@ class Hub:
         feed.left_at = time.monotonic()
         self._left.set()
 
+    def followed(self) -> list[int]:
+        """The threads that have readers here."""
+        return [feed.thread_id for feed in self._feeds.values() if feed.readers]
+
     async def after(self, feed: Feed, cursor: int, *, opened: int, size: int) -> list[Event]:
         """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises.
 
