@@ -41,13 +41,15 @@ def fanout(
     per_second: float,
     seconds: float,
     warm_up: int = 10,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> Fanout:
     """Sends `per_second` for `seconds` on an even clock, whether or not the answers have come.
 
     post(text, number) gives the request. Latency runs from just before the request is written to the
     moment the last bytes of the event were read, both by CLOCK_MONOTONIC of this one process; what
     the reader itself adds is in it (about 4 us for each subscriber served before). The first
-    `warm_up` sends and the very last one (it only marks the end) are not counted.
+    `warm_up` sends and the very last one (it only marks the end) are not counted. on_ready is called when
+    all listen, before the first send.
     """
     result, streams = Fanout(), Streams()
     senders: dict[int, Connection] = {}
@@ -65,6 +67,7 @@ def fanout(
                 for event in streams.until_ready(batch)
             ]
             listening += list(zip(batch, last_seqs, strict=True))
+        on_ready()
         total = warm_up + int(per_second * seconds) + 1
         sent_ns: list[int] = []
         interval_ns = int(1e9 / per_second)

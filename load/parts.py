@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import random
-import resource
 import select
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from load import baseline, guarded, pgbench, stage
+from load import baseline, guarded, live, pgbench, stage
 from load.fanout import Fanout, fanout, text_of
 from load.figures import Figure, percentile, spread
 from load.http_client import Address, Api, Connection, Drive, drive, request_bytes
@@ -39,12 +38,15 @@ class Plan:
     seconds: int = 4  # of each round of pages and sends
     fanout_seconds: float = 15
     subscribers: int = 500
-    idle_streams: int = 2_000
+    idle_streams: int = 5_000
+    crowd: int = 2_000
     stalled: int = 100
     pass_by_mb: int = 100
 
 
-QUICK = Plan(seconds=1, fanout_seconds=3, subscribers=100, idle_streams=300, stalled=20, pass_by_mb=10)
+QUICK = Plan(
+    seconds=1, fanout_seconds=3, subscribers=100, idle_streams=300, crowd=100, stalled=20, pass_by_mb=10
+)
 
 
 @dataclass(frozen=True)
@@ -367,49 +369,6 @@ def workers(on: Stage) -> list[int]:
     return tree(on.pids()["server"])[1:]
 
 
-def idle(on: Stage, plan: Plan) -> list[Figure]:
-    """Memory of the workers for each stream that only listens."""
-    cast = signed_in(on)
-    thread = group(cast[0], cast[1:], "Idle")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    streams = Streams()
-    listens = [request_bytes("GET", f"/api/threads/{thread}/stream", token=one.token) for one in cast]
-    try:
-
-        def open_some(many: int) -> None:
-            for first in range(0, many, 50):
-                streams.until_ready(
-                    [
-                        streams.add(Stream(cast[0].address, listens[index % len(listens)]))
-                        for index in range(first, min(first + 50, many))
-                    ]
-                )
-
-        open_some(20)  # what is loaded and built once is not the price of a stream
-        pids = workers(on)
-        before = {kind: memory_kb(pids, kind) for kind in ("Pss", "Rss")}
-        cpu = Cpu(on.pids())
-        open_some(plan.idle_streams)
-        after = {kind: memory_kb(pids, kind) for kind in ("Pss", "Rss")}
-        used = cpu.used()
-    finally:
-        streams.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    each = {kind: (after[kind] - before[kind]) / plan.idle_streams for kind in before}
-    return [
-        Figure(
-            f"memory per idle stream, {plan.idle_streams:,} streams",
-            f"{each['Pss']:.1f} KB (PSS), {each['Rss']:.1f} KB (RSS)",
-            "<= 16 KB",
-            each["Pss"] <= 16,
-            f"{len(pids)} processes, {before['Pss'] / 1024:.0f} -> {after['Pss'] / 1024:.0f} MB; "
-            f"server cpu {used['server'] / plan.idle_streams * 1000:.2f} ms per stream opened",
-            {"each_kb": each, "before_kb": before, "after_kb": after},
-        )
-    ]
-
-
 def stalled(on: Stage, plan: Plan) -> list[Figure]:
     """100 sockets that never read while 100 MB of events pass by; five others get every event.
 
@@ -650,7 +609,11 @@ PARTS: dict[str, Callable[[Stage, Plan], list[Figure]]] = {  # in this order: se
     "pages": pages,
     "sends": sends,
     "fanout": latency,
-    "idle": idle,
+    "idle": lambda on, plan: live.idle(on, plan.idle_streams, plan.seconds * 3),
+    "crowd": lambda on, plan: live.fan_out(on, plan.crowd, plan.seconds * 2),
+    "reconnect": lambda on, plan: live.reconnect(on, plan.crowd),
+    "merged": lambda on, plan: live.merged(on, plan.seconds * 2),
+    "presence": lambda on, plan: live.presence(on, plan.crowd, plan.seconds * 2),
     "stalled": stalled,
     "access": lambda on, plan: guarded.access(on, plan.seconds / 2),
     "logins": lambda on, plan: guarded.logins(on, plan.seconds),

@@ -63,6 +63,10 @@ class Cpu:
     pids: dict[str, int]
 
     def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
         self.began = time.monotonic()
         self.at_start = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
         self.own_start = time.process_time()

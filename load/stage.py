@@ -85,6 +85,7 @@ class Stage:
         self.valkey: embedded.Valkey | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.secret = secrets.token_hex(32)
+        self.settings: dict[str, str] = {}  # of the next server that is started, besides these
         self.migrated = self.seeded = self.imported = False
 
     def __enter__(self) -> "Stage":
@@ -121,6 +122,7 @@ class Stage:
             "BOBBIN_DATA_DIR": str(self.folder),
             "BOBBIN_RATE_LIMITS": "off",
             "JWT_SECRET": self.secret,
+            **self.settings,
         }
 
     def command(self, *words: str, timeout_s: float = 120) -> float:
