@@ -1,8 +1,8 @@
 """The issue's figures, measured in one run: python -m load.bench [part ...] [--quick].
 
 Parts: seed import buffers pages sends fanout idle crowd reconnect merged presence stalled access logins start; without
-a name all but `start`, with `all` everything. One table on stdout, a copy as JSON in load/out/. Ends with 1 when a figure was
-missed or a part failed, 0 otherwise. Only 127.0.0.1, a temporary data folder, nothing left running.
+a name all but `start`, with `all` everything. One table on stdout, a copy as JSON in load/out/. Ends with 1 when a
+figure was missed or a part failed, 0 otherwise. Only 127.0.0.1, a temporary data folder, nothing left running.
 """
 
 import argparse
