@@ -60,10 +60,11 @@ FROM (
 ) c
 JOIN threads t ON t.id = :thread_id
 JOIN thread_heads h ON h.thread_id = :thread_id
-LEFT JOIN messages m ON m.thread_id = :thread_id AND m.seq = c.seq
-LEFT JOIN users a ON a.id = coalesce(m.author_id, c.user_id)
-LEFT JOIN messages q ON q.thread_id = :thread_id AND q.seq = m.reply_to
-LEFT JOIN users qa ON qa.id = q.author_id
+-- Each a lookup (OFFSET 0): a plan that was made while the thread was thought short would read all of it for each change.
+LEFT JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = c.seq OFFSET 0) m ON true
+LEFT JOIN LATERAL (SELECT * FROM users WHERE id = coalesce(m.author_id, c.user_id) OFFSET 0) a ON true
+LEFT JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = m.reply_to OFFSET 0) q ON true
+LEFT JOIN LATERAL (SELECT * FROM users WHERE id = q.author_id OFFSET 0) qa ON true
 ORDER BY c.rev;
 
 -- name: heads :many

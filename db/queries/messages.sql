@@ -1,6 +1,7 @@
 -- messages.sql: the log of a thread.
 -- Writes messages, client_ids, mentions, message_edits, deletions, the message changes, and thread_heads with them; the
 -- sender's cursors and marks (else: receipts.sql); takes reactions and pins away with a message.
+-- OFFSET 0 keeps a lookup one: joined freely, a plan made while a thread was thought short reads all of it for each row.
 -- Every write locks in one order: the caller's membership, the message, the head of the thread. A
 -- removal or deletion that commits while a statement waits for a lock is seen by it.
 
@@ -36,7 +37,7 @@ WITH door AS (
     LEFT JOIN LATERAL (
         SELECT m.* FROM messages m
         WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)) q ON true
+            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
     LEFT JOIN users qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
@@ -76,7 +77,7 @@ WITH door AS (
     LEFT JOIN LATERAL (
         SELECT m.* FROM messages m
         WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)) q ON true
+            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
     LEFT JOIN users qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
@@ -141,7 +142,7 @@ WITH door AS (
     LEFT JOIN LATERAL (
         SELECT m.* FROM messages m
         WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)) q ON true
+            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
     LEFT JOIN users qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
@@ -189,7 +190,7 @@ JOIN users a ON a.id = p.author_id
 LEFT JOIN LATERAL (
     SELECT m.* FROM messages m
     WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)) q ON true
+        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
 LEFT JOIN users qa ON qa.id = q.author_id
 WHERE p.thread_id = :thread_id AND p.seq = :seq
     AND EXISTS (SELECT FROM sight s WHERE :seq > s.low AND :seq <= s.high);
@@ -316,7 +317,7 @@ JOIN users a ON a.id = p.author_id
 LEFT JOIN LATERAL (
     SELECT m.* FROM messages m
     WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)) q ON true
+        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
 LEFT JOIN users qa ON qa.id = q.author_id
 WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 
@@ -374,7 +375,7 @@ LEFT JOIN head ON true
 LEFT JOIN LATERAL (
     SELECT m.* FROM messages m
     JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
-    WHERE m.thread_id = :thread_id AND m.seq = e.reply_to) q ON true
+    WHERE m.thread_id = :thread_id AND m.seq = e.reply_to OFFSET 0) q ON true
 LEFT JOIN users qa ON qa.id = q.author_id;
 
 -- name: remove :one
