@@ -129,7 +129,7 @@ WITH door AS (
 ), page AS (
     SELECT m.*
     FROM share, side n
-    JOIN messages m ON m.thread_id = :thread_id AND m.seq = n.seq
+    CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = n.seq OFFSET 0) m
     WHERE n.step <= CASE WHEN n.older THEN share.older ELSE share.newer END
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
@@ -286,7 +286,8 @@ WITH door AS (
 ), entry AS (
     SELECT m.* FROM message m
     UNION ALL
-    SELECT m.* FROM seen JOIN messages m ON m.thread_id = :thread_id AND m.seq = seen.seq
+    SELECT m.* FROM seen
+    CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = seen.seq OFFSET 0) m
 )
 SELECT EXISTS (SELECT FROM head) AS sent, e.seq, e.rev, e.reply_to,
     message_json(e, a, q, qa, e.reactions::text, '') AS message,
@@ -312,7 +313,7 @@ SELECT false AS sent, p.seq, p.rev, p.reply_to, message_json(p, a, q, qa, p.reac
     c.body_hash = :body_hash AS same, true AS quotable, false AS blocked
 FROM doors d
 JOIN client_ids c ON c.thread_id = d.thread_id AND c.author_id = d.user_id AND c.client_id = :client_id
-JOIN messages p ON p.thread_id = :thread_id AND p.seq = c.seq
+CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = c.seq OFFSET 0) p
 JOIN users a ON a.id = p.author_id
 LEFT JOIN LATERAL (
     SELECT m.* FROM messages m
