@@ -19,6 +19,7 @@ MODULES = {
     "createuser": ("server.ops.createuser", "make an account, as the first admin, or change one"),
     "seed": ("server.ops.seed", "fill the database with the demo town; again adds nothing"),
     "import": ("server.ops.imports", "bring in messages from elsewhere"),
+    "verify": ("server.ops.verify", "prove that a server loses nothing, with faults"),
     "explain": ("server.ops.explain", "print the plan of each query block"),
 }
 

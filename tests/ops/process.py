@@ -13,6 +13,10 @@ from typing import Any
 import httpx
 import orjson
 
+from server.ops.stage import alive, family
+
+__all__ = ["Bobbin", "alive", "environment", "family", "until"]
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,35 +27,6 @@ def until(true: Callable[[], Any], what: str, limit_s: float = 30) -> Any:
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
         time.sleep(0.01)
     return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def family(pid: int) -> dict[int, str]:
-    """The descendants of a process with their command lines."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found: dict[int, str] = {}
-    ring = [pid]
-    while ring:
-        ring = [child for child, parent in parents.items() if parent in ring]
-        for child in ring:
-            try:
-                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return found
 
 
 def environment(data_dir: Path, **more: str) -> dict[str, str]:

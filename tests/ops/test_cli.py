@@ -25,7 +25,17 @@ def run(data_dir: Path, *words: str, **environ: str) -> subprocess.CompletedProc
 def test_help_names_every_command(folder: Path) -> None:
     done = run(folder / "data", "--help")
     assert done.returncode == 0
-    for command in ("serve", "migrate", "seed", "import", "createuser", "explain", "settings", "routes"):
+    for command in (
+        "serve",
+        "migrate",
+        "seed",
+        "import",
+        "createuser",
+        "verify",
+        "explain",
+        "settings",
+        "routes",
+    ):
         assert f"    {command}" in done.stdout
     assert "worker" not in done.stdout.replace("the workers", "")
     assert not (folder / "data").exists()

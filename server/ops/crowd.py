@@ -1,0 +1,260 @@
+"""Writers who repeat what was not answered, and readers who come and go: the people of `bobbin verify`."""
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.client import Answer, Client, Event, Follow, Refused
+from server.ops.evidence import Sends, Sent, Tally, Told
+
+TEXT_LENGTHS = (
+    (0.8, 200),
+    (0.95, 2_000),
+    (1.0, 9_000),
+)  # most are short; long ones fill the sockets of who pauses
+LETTERS = 'abcdefghijklmnopqrstuvwxyz     \n\u2028éß漢字🙂\\"'
+ACTS = {"send": 62, "burst": 8, "edit": 12, "delete": 5, "again": 6, "race": 4, "reuse": 3}
+BURST = 4  # sends under way at once
+MEMORY = 50  # of one's own messages that one edits and deletes
+AWAY_SECONDS = (0.05, 1.0)  # how long a reader is gone
+HELD_SECONDS = (0.2, 4.0)  # how long one does not read
+STAY_SECONDS = (0.2, 4.0)  # and between two of these
+
+
+def text_of(sent: Sent) -> str:
+    """Made again whenever it is asked for: nobody keeps the texts."""
+    chance = random.Random(f"{sent.client_id} {sent.version}")
+    share = chance.random()
+    length = chance.randint(1, next(most for up_to, most in TEXT_LENGTHS if share <= up_to))
+    return f"{sent.client_id} v{sent.version} {''.join(chance.choices(LETTERS, k=length))}."
+
+
+@dataclass
+class Thread:
+    """A thread made for this run."""
+
+    id: int
+    cursor: str  # where all readers begin
+    mine: list[Sent] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        return f"/api/threads/{self.id}"
+
+
+class Writer:
+    """Does one act after the other, each until it is answered, and compares the answer with the promise."""
+
+    def __init__(
+        self, name: str, client: Client, threads: list[Thread], sends: Sends, chance: random.Random
+    ) -> None:
+        self.name, self._client, self._threads = name, client, threads
+        self._sends, self._chance = sends, chance
+        self._count = 0
+        self._recent: dict[int, list[Sent]] = {thread.id: [] for thread in threads}
+
+    async def work(self, pause_s: float, over: asyncio.Event) -> None:
+        """An act every pause_s on average, until it is over."""
+        while not over.is_set():
+            await self._act()
+            wait = self._chance.expovariate(1 / pause_s)
+            try:
+                async with asyncio.timeout(wait):
+                    await over.wait()
+            except TimeoutError:
+                continue
+
+    async def _act(self) -> None:
+        thread = self._chance.choice(self._threads)
+        recent = [sent for sent in self._recent[thread.id] if sent.acknowledged is not None]
+        act = self._chance.choices(list(ACTS), list(ACTS.values()))[0]
+        if act not in ("send", "burst", "race") and not recent:
+            act = "send"
+        try:
+            match act:
+                case "send":
+                    await self._send(thread, self._new(thread))
+                case "burst":
+                    await asyncio.gather(*[self._send(thread, self._new(thread)) for _ in range(BURST)])
+                case "race":
+                    await self._race(thread)
+                case "edit":
+                    await self._edit(thread, self._chance.choice(recent))
+                case "delete":
+                    await self._delete(thread, self._chance.choice(recent))
+                case "again":
+                    await self._again(thread, self._chance.choice(recent))
+                case "reuse":
+                    await self._reuse(thread, self._chance.choice(recent))
+        except Refused as error:
+            self._sends.found("wrong", f"thread {thread.id}: {act} by {self.name} was refused: {error}")
+
+    def _new(self, thread: Thread) -> Sent:
+        self._count += 1
+        sent = Sent(self.name, self._count, f"{self.name}-{self._count}", began=time.monotonic())
+        self._sends.ledger[sent.client_id] = sent
+        thread.mine.append(sent)
+        recent = self._recent[thread.id]
+        recent.append(sent)
+        del recent[:-MEMORY]
+        return sent
+
+    async def _send(self, thread: Thread, sent: Sent) -> None:
+        answer = await self._client.send(thread.id, text_of(sent), client_id=sent.client_id)
+        self._acknowledged(sent, answer)
+        if answer.tries == 1 and answer.status != 201:
+            self._sends.found("wrong", f"{sent.client_id}: the first send was answered with {answer.status}")
+
+    def _acknowledged(self, sent: Sent, answer: Answer) -> None:
+        sent.answered(answer.data["message"]["seq"], answer.tries, answer.seconds, time.monotonic())
+        if answer.tries == 1:
+            self._sends.spread.add(answer.seconds)
+        if answer.status not in (200, 201):
+            self._sends.found("wrong", f"{sent.client_id}: a send was answered with {answer.status}")
+
+    async def _race(self, thread: Thread) -> None:
+        """The same twice at once: one message, and one 201 at most."""
+        sent = self._new(thread)
+        body = {"text": text_of(sent), "clientId": sent.client_id}
+        path = f"{thread.path}/messages"
+        async with self._client.turn(thread.id):
+            both = await asyncio.gather(*[self._client.insist("POST", path, body) for _ in range(2)])
+        self._sends.repeated += 1
+        made = [answer.status for answer in both].count(201)
+        if made > 1 or (made < 1 and all(answer.tries == 1 for answer in both)):
+            self._sends.found(
+                "wrong", f"{sent.client_id}: sent twice at once it was answered with {made} times 201"
+            )
+        if both[0].data["message"]["seq"] != both[1].data["message"]["seq"]:
+            self._sends.found("duplicated", f"{sent.client_id}: sent twice at once it became two messages")
+        self._acknowledged(sent, max(both, key=lambda answer: answer.status))
+
+    async def _again(self, thread: Thread, sent: Sent) -> None:
+        """What was acknowledged once more: the message that is there."""
+        first = Sent(
+            sent.writer, sent.number, sent.client_id, sent.began
+        )  # as first sent, edited since or not
+        answer = await self._client.send(thread.id, text_of(first), client_id=sent.client_id)
+        self._sends.repeated += 1
+        if (answer.status, answer.data["message"]["seq"]) != (200, sent.seq):
+            told = f"{answer.status} and message {answer.data['message']['seq']}"
+            self._sends.found("wrong", f"{sent.client_id}, which is message {sent.seq}: sent again, {told}")
+
+    async def _reuse(self, thread: Thread, sent: Sent) -> None:
+        """Another text under a client id that was used."""
+        try:
+            await self._client.send(thread.id, f"not {sent.client_id}", client_id=sent.client_id)
+        except Refused as error:
+            if (error.status, error.code) == (422, "client_id_reused"):
+                return
+            raise
+        self._sends.found("wrong", f"{sent.client_id}: another text under the same client id was accepted")
+
+    async def _edit(self, thread: Thread, sent: Sent) -> None:
+        if sent.deleted:
+            return
+        sent.version += 1
+        answer = await self._client.insist(
+            "PATCH", f"{thread.path}/messages/{sent.seq}", {"text": text_of(sent)}
+        )
+        self._sends.edits += 1
+        if answer.data["message"]["text"] != text_of(sent):
+            self._sends.found("wrong", f"{sent.client_id}: an edit was answered with another text")
+
+    async def _delete(self, thread: Thread, sent: Sent) -> None:
+        if not sent.deleted:
+            await self._client.insist("DELETE", f"{thread.path}/messages/{sent.seq}")
+            sent.deleted = True
+            self._sends.deletions += 1
+
+
+@dataclass
+class Manners:
+    """What readers do now and then, by chance."""
+
+    drops: bool = False
+    pauses: bool = False
+    done: Counter[str] = field(default_factory=Counter)  # of all readers together
+
+    def next(self, chance: random.Random) -> str:
+        """What comes next: drop, pause, or nothing ever."""
+        return chance.choice(
+            [name for name, on in (("drop", self.drops), ("pause", self.pauses)) if on] or [""]
+        )
+
+
+class Reader:
+    """Somebody who reads for as long as the run lasts: what, and with what in mind, is each transport's own."""
+
+    def __init__(
+        self,
+        name: str,
+        stream: Follow,
+        tally: Tally,
+        manners: Manners,
+        chance: random.Random,
+        told: list[Told],
+    ) -> None:
+        self.name, self.told = name, told
+        self._stream, self._tally, self._manners, self._chance = stream, tally, manners, chance
+        self._connections = 0
+        tally.readers += 1
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            what = self._manners.next(self._chance)
+            stay = self._chance.uniform(*STAY_SECONDS)
+            try:
+                async with asyncio.timeout(stay if what == "drop" else None):
+                    await self._read(time.monotonic() + stay if what == "pause" else math.inf)
+            except TimeoutError:
+                self._manners.done["drop"] += 1
+                await self._stream.drop()
+                await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
+            except Refused as error:
+                self._tally.found("lost", f"{self.name}: the stream was refused: {error}")
+                await asyncio.sleep(1)
+
+    async def _read(self, hold_at: float) -> None:
+        """Take what comes; from hold_at on the next event must wait for a while."""
+        async for event in self._stream:
+            now = time.monotonic()
+            self._tally.connections += self._stream.connections - self._connections
+            self._connections = self._stream.connections
+            self.take(event, now)
+            if now > hold_at:
+                self._manners.done["pause"] += 1
+                await asyncio.sleep(self._chance.uniform(*HELD_SECONDS))
+                for told in self.told:  # what was sent meanwhile is late by its own fault
+                    told.since = time.monotonic()
+                return
+
+    def take(self, event: Event, at: float) -> None:
+        """One event more."""
+        raise NotImplementedError
+
+    @property
+    def begun(self) -> bool:
+        """Whether it reads."""
+        return self._stream.connections > 0
+
+    def level(self, threads: dict[int, dict[str, Any]]) -> bool:
+        """Whether it has been told all there is of threads at rest."""
+        return all(told.rev >= threads[told.thread_id]["lastRev"] for told in self.told)
+
+    def judge(self, threads: dict[int, dict[str, Any]], fresh: dict[int, dict[int, int]]) -> None:
+        """At the end, against what a fresh client is shown."""
+        for told in self.told:
+            told.judge(threads[told.thread_id]["lastRev"], fresh[told.thread_id])
+
+
+class ThreadReader(Reader):
+    """Follows one thread over SSE."""
+
+    def take(self, event: Event, at: float) -> None:
+        self.told[0].take(event, at)
