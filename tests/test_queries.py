@@ -18,7 +18,8 @@ BLOCKS = all_blocks()
 # Reading one of these from end to end is never right: they grow with what people say and do.
 GROWING = {
     "messages", "changes", "client_ids", "memberships", "users", "sessions", "thread_heads", "threads",
-    "spent_tokens", "tickets", "audit", "blocks", "invites",
+    "spent_tokens", "tickets", "audit", "blocks", "invites", "marks", "mentions", "reactions", "pins", "message_edits",
+    "deletions", "personal_changes",
 }  # fmt: skip
 ANY_PLAN = "any:"  # a header that begins so says why a full read is right there
 WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b|\bFOR (NO KEY )?(UPDATE|SHARE)\b")
@@ -104,6 +105,11 @@ async def test_a_plan_uses_the_indexes_that_its_header_names(
 
 
 READS = [block for block in BLOCKS if block.header.get("route") or block.header.get("live")]
+# What the planner believes while a thread grows faster than it is analyzed: every thread has a single message.
+MISLED = """
+    SELECT pg_restore_attribute_stats('schemaname', 'public', 'relname', t, 'attname', 'thread_id', 'inherited', false,
+        'null_frac', 0::real, 'avg_width', 8, 'n_distinct', -1::real)
+    FROM unnest('{messages,changes,client_ids}'::text[]) t"""
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -112,16 +118,30 @@ async def test_a_request_reads_a_bounded_number_of_messages(
     town: asyncpg.Connection, block: Block, mode: Mode
 ) -> None:
     """Thread 7 has 4,000 messages; what is read of it has nothing to do with that."""
-    found = list(nodes(await plan(town, block, mode, analyze=True)))
+    bounded(block, list(nodes(await plan(town, block, mode, analyze=True))))
+
+
+@pytest.mark.parametrize("block", READS, ids=named)
+async def test_so_it_does_when_the_planner_thinks_the_thread_short(
+    town: asyncpg.Connection, block: Block
+) -> None:
+    misled = town.transaction()
+    await misled.start()
+    try:
+        await town.execute(MISLED)
+        bounded(block, list(nodes(await plan(town, block, "force_generic_plan", analyze=True))))
+    finally:
+        await misled.rollback()
+
+
+def bounded(block: Block, found: list[dict[str, Any]]) -> None:
     for table in ("messages", "changes", "client_ids"):
         rows = sum(
             node["Actual Rows"] * node["Actual Loops"]
             for node in found
             if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
         )
-        # Deleted ones among the unread of a person who has read nothing: threads.mine counts those by their index.
-        limit = 700 if block.name == "threads.mine" else 210
-        assert rows <= limit, f"{block.where} read {rows} rows of {table}"
+        assert rows <= 210, f"{block.where} read {rows} rows of {table}"
 
 
 async def test_a_page_touches_as_many_buffers_at_any_depth(town: asyncpg.Connection) -> None:

@@ -165,7 +165,8 @@ WITH RECURSIVE halves AS (
     SELECT CASE WHEN m.created_at < :moment THEN m.seq + 1 ELSE h.low END,
         CASE WHEN m.created_at < :moment THEN h.high ELSE m.seq END
     FROM halves h
-    JOIN messages m ON m.thread_id = :thread_id AND m.seq = (h.low + h.high) / 2
+    CROSS JOIN LATERAL (
+        SELECT seq, created_at FROM messages WHERE thread_id = :thread_id AND seq = (h.low + h.high) / 2 OFFSET 0) m
     WHERE h.low < h.high
 )
 SELECT coalesce(
