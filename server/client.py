@@ -84,11 +84,17 @@ class Pace:
         """It worked: the next pause is a first one."""
         self._tries = 0
 
-    async def pause(self, at_least: float | None = None) -> None:
-        """at_least: Retry-After."""
+    def next_s(self, at_least: float | None = None) -> float:
+        """Seconds before the next try. at_least: Retry-After."""
         top = min(LONGEST_SECONDS, self._first_s * 2**self._tries)
         self._tries = min(self._tries + 1, 10)
-        await asyncio.sleep(max(at_least or 0.0, random.uniform(top / 2, top)))
+        return max(at_least or 0.0, random.uniform(top / 2, top))
+
+    async def pause(self, error: "Refused | Away") -> None:
+        """Wait, if the same may be asked again; else raise what was the matter."""
+        if not error.passing:
+            raise error
+        await asyncio.sleep(self.next_s(error.retry_s))
 
 
 class Parser:
@@ -100,7 +106,7 @@ class Parser:
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events that are whole up to here."""
-        whole = (self._rest + piece).replace(b"\r\n", b"\n") if b"\r" in piece else self._rest + piece
+        whole = (self._rest + piece).replace(b"\r\n", b"\n")
         *blocks, self._rest = whole.split(b"\n\n")
         return [event for block in blocks if (event := self._event(block)) is not None]
 
@@ -124,12 +130,17 @@ class Client:
     """One person of one server."""
 
     def __init__(
-        self, url: str, *, first_s: float | None = None, http: httpx.AsyncClient | None = None
+        self,
+        url: str,
+        *,
+        token: str = "",
+        first_s: float | None = None,
+        http: httpx.AsyncClient | None = None,
     ) -> None:
-        """first_s: the first pause between tries. http: another client's, to share its connections."""
-        self.url, self.first_s = url.rstrip("/"), first_s
+        """token: an API key, or nothing, and then register or log in. first_s: the first pause between tries.
+        http: another client's, to share its connections."""
+        self.url, self.token, self.first_s = url.rstrip("/"), token, first_s
         self.user: dict[str, Any] = {}
-        self.token = ""
         self._refresh_token = ""
         self._credentials: dict[str, str] = {}
         self._renewing = asyncio.Lock()
@@ -158,7 +169,7 @@ class Client:
         self._credentials = {"email": email, "password": password}
 
     async def login(self, **credentials: str) -> None:
-        """With password, and email or username. They are kept until the end of the client: see _renew."""
+        """With password, and email or username. They are kept until the end of the client: see renew."""
         await self._sign_in("login", credentials)
         self._credentials = credentials
 
@@ -181,6 +192,11 @@ class Client:
                 if error.passing or not self._credentials:
                     raise
                 await self._sign_in("login", self._credentials)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there is a way to another token."""
+        return bool(self._refresh_token)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -209,7 +225,7 @@ class Client:
         try:
             return await self.once(method, path, body)
         except Refused as error:
-            if error.status != 401 or not self._refresh_token:
+            if error.status != 401 or not self.renewable:
                 raise
         await self.renew(token)
         return await self.once(method, path, body)
@@ -223,9 +239,7 @@ class Client:
                 answer = await self.ask(method, path, body)
                 return replace(answer, tries=tries)
             except (Refused, Away) as error:
-                if not error.passing:
-                    raise
-                await pause_for(pace, error)
+                await pace.pause(error)
 
     async def send(self, thread_id: int, text: str, *, client_id: str | None = None, **more: Any) -> Answer:
         """Send once, whatever happens on the way: repeated under its client id until it is acknowledged.
@@ -249,11 +263,6 @@ class Client:
     def feed(self, *, since: str | None = None) -> "Follow":
         """The user stream: what happens in all my threads."""
         return Follow(self, "/api/stream", since)
-
-
-async def pause_for(pace: Pace, error: Refused | Away) -> None:
-    """Before the next try."""
-    await pace.pause(error.retry_s)
 
 
 def connections() -> httpx.AsyncClient:
@@ -310,9 +319,7 @@ class Follow:
             try:
                 await self._read()
             except (Refused, Away) as error:
-                if not error.passing:
-                    raise
-                await pause_for(self._pace, error)
+                await self._pace.pause(error)
         event = self._waiting.popleft()
         self.cursor = event.id or self.cursor
         return event
@@ -357,7 +364,7 @@ class Follow:
             await self._answer.aread()
             error = refusal(self._answer)
             await self.drop()
-            if error.status != 401 or not token:
+            if error.status != 401 or not client.renewable:
                 raise error
             await client.renew(token)
             raise Away("the token was over")
