@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Awaitable
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,13 +14,14 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from server import blocks, shapes
-from server.base.db import Db, query
+from server.base.db import Connections, Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
 
 TEXT = 10_000  # characters of a message
 MENTIONS = 50  # of one message
-HANDLE = re.compile(r"(?<![\w@])@(\w[\w.-]{1,31})")  # as users.USERNAME, and not within an address or word
+# As users.USERNAME; a whole word, and none of an address: ada@example.org, @ada@example.org.
+HANDLE = re.compile(r"(?<![\w@])@(\w[\w.-]{1,31}+)(?![\w@])")
 
 
 @query
@@ -73,7 +75,17 @@ async def edit(db: Db, *, user_id: int, thread_id: int, seq: int, text: str) -> 
 
 
 @query
+async def edits(
+    db: Db, *, user_id: int, thread_id: int, seq: int, after_rev: int, size: int
+) -> asyncpg.Record | None: ...
+
+
+@query
 async def remove(db: Db, *, user_id: int, thread_id: int, seq: int) -> asyncpg.Record | None: ...
+
+
+@query
+async def forget(db: Db, *, thread_id: int, seq: int) -> str: ...
 
 
 class MessageQuery(Query):
@@ -93,6 +105,11 @@ class NewMessage(Body):
 
 class NewText(Body):
     text: Annotated[str, length(1, TEXT)]
+
+
+class EditQuery(Query):
+    cursor: str | None = None
+    limit: Annotated[int, whole(1, 100)] = 50
 
 
 @answers({200: shapes.MessagePage}, {400: "bad_cursor"})
@@ -243,12 +260,19 @@ def _client_id(request: Request, body: NewMessage) -> str | None:
 
 
 def handles_of(text: str) -> list[str]:
-    """Who may be meant by @handle in a text, in small letters; whether they are members, the send finds."""
-    found = dict[str, None]()
-    for match in HANDLE.finditer(text):
-        said = match[1].lower()
-        found |= dict.fromkeys((said, said.rstrip(".-")))  # a full stop after a name is mostly none of it
-    return [handle for handle in found if len(handle) >= 2][:MENTIONS]
+    """Who may be meant by @handle in a text, as it is written there; whether they are members, the send finds."""
+    found = dict[str, str]()  # ignoring case
+    if "@" in text:
+        text = unicodedata.normalize("NFC", text)  # as usernames are typed
+        for match in HANDLE.finditer(text):
+            if unicodedata.category(text[match.end() : match.end() + 1] or " ").startswith("M"):
+                continue  # it goes on, in a way that no username can
+            for said in (match[1], match[1].rstrip(".-")):  # a full stop after a name is mostly none of it
+                if len(said) >= 2:
+                    found.setdefault(said.lower(), said)
+            if len(found) >= MENTIONS:
+                break
+    return list(found.values())[:MENTIONS]
 
 
 def body_hash(body: NewMessage) -> bytes:
@@ -261,7 +285,7 @@ async def patch_message(request: Request, thread_id: int, seq: int, body: NewTex
     """Edit: the author. The same text again changes nothing."""
     ctx = request.app.ctx
     work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=body.text)
-    row = await ctx.tasks.finish(_change(ctx, thread_id, work))
+    row = await ctx.tasks.finish(change(ctx, thread_id, work))
     if row is None:
         raise NotFound()
     if not row["own"]:
@@ -271,16 +295,35 @@ async def patch_message(request: Request, thread_id: int, seq: int, body: NewTex
     if row["gone"]:
         raise NotFound()
     if row["deleted"]:
-        raise Conflict("This message has been deleted.", code="message_deleted")
+        raise deleted()
     return json_bytes(f'{{"message":{row["message"]}}}')
+
+
+@answers({200: shapes.EditPage}, {400: "bad_cursor", 403: "forbidden"})
+async def list_edits(request: Request, thread_id: int, seq: int, query: EditQuery) -> HTTPResponse:
+    """What a message has said before, the oldest first: the author, moderators and admins.
+
+    at is when that was written. The latest 1,000 are kept, until the message is deleted.
+    """
+    ctx, purpose, after_rev = request.app.ctx, f"edits:{thread_id}:{seq}", 0
+    if query.cursor is not None:
+        (after_rev,) = ctx.cursors.open(purpose, query.cursor, count=1)
+    who = {"user_id": request.ctx.user_id, "thread_id": thread_id, "seq": seq}
+    row = await edits(ctx.db, **who, after_rev=after_rev, size=query.limit)
+    if row is None:
+        raise NotFound()
+    if not row["allowed"]:
+        raise Forbidden()
+    following = f'"{ctx.cursors.seal(purpose, row["last_rev"])}"' if row["more"] else "null"
+    return json_bytes(f'{{"edits":{row["edits"]},"nextCursor":{following}}}')
 
 
 @answers({204: None}, {403: "forbidden"})
 async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Delete: the author, moderators and admins. Its place and seq stay, its text is gone; again is 204 too."""
     ctx = request.app.ctx
-    work = remove(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
-    row = await ctx.tasks.finish(_change(ctx, thread_id, work))
+    work = _remove(ctx.db, request.ctx.user_id, thread_id, seq)
+    row = await ctx.tasks.finish(change(ctx, thread_id, work))
     if row is None or row["gone"]:
         raise NotFound()
     if not row["allowed"]:
@@ -288,7 +331,20 @@ async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResp
     return empty()
 
 
-async def _change(ctx: Any, thread_id: int, work: Awaitable[asyncpg.Record | None]) -> asyncpg.Record | None:
+async def _remove(db: Connections, user_id: int, thread_id: int, seq: int) -> asyncpg.Record | None:
+    async with db.acquire() as conn, conn.transaction():
+        row = await remove(conn, user_id=user_id, thread_id=thread_id, seq=seq)
+        if row is not None and row["rev"] is not None:
+            await forget(conn, thread_id=thread_id, seq=seq)
+    return row
+
+
+def deleted() -> Conflict:
+    """What is told to whoever would change a message that is gone."""
+    return Conflict("This message has been deleted.", code="message_deleted")
+
+
+async def change(ctx: Any, thread_id: int, work: Awaitable[asyncpg.Record | None]) -> asyncpg.Record | None:
     """Commit, then ring, if anything has changed."""
     row = await work
     if row is not None and row["rev"] is not None:

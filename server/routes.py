@@ -21,6 +21,8 @@ from server import (
     members,
     messages,
     openapi,
+    pins,
+    reactions,
     sessions,
     threads,
     users,
@@ -94,6 +96,7 @@ class Route:
 NO_STORE = (b"Cache-Control", b"no-store")  # an answer is somebody's, or of this moment
 IDENTIFIER = re.compile("[1-9][0-9]{0,18}")
 THREAD = "/api/threads/<thread_id:id>"
+REACTION = f"{THREAD}/messages/<seq:id>/reactions/<emoji:str>"
 
 ROUTES: tuple[Route, ...] = tuple(
     Route(*row)
@@ -151,6 +154,12 @@ ROUTES: tuple[Route, ...] = tuple(
         ("GET", f"{THREAD}/messages/<seq:id>", messages.get_message, "USER", "read"),
         ("PATCH", f"{THREAD}/messages/<seq:id>", messages.patch_message, "USER", "send"),
         ("DELETE", f"{THREAD}/messages/<seq:id>", messages.delete_message, "USER", "write"),
+        ("GET", f"{THREAD}/messages/<seq:id>/edits", messages.list_edits, "USER", "read"),
+        ("PUT", REACTION, reactions.put_reaction, "USER", "write"),
+        ("DELETE", REACTION, reactions.delete_reaction, "USER", "write"),
+        ("PUT", f"{THREAD}/messages/<seq:id>/pin", pins.put_pin, "USER", "write"),
+        ("DELETE", f"{THREAD}/messages/<seq:id>/pin", pins.delete_pin, "USER", "write"),
+        ("GET", f"{THREAD}/pins", pins.list_pins, "USER", "read"),
         ("GET", f"{THREAD}/stream", sse.thread_stream, "STREAM", "stream"),
     )
 )

@@ -350,6 +350,23 @@ class MessagePage(Shape):
     streamCursor: Cursor
 
 
+class Edit(Shape):
+    """What a message has said before."""
+
+    text: str
+    at: Annotated[Time, Meta(description="when that was written")]
+
+
+class EditPage(Shape):
+    edits: list[Edit]
+    nextCursor: Cursor | None
+
+
+class PinPage(Shape):
+    items: list[Message]
+    nextCursor: Cursor | None
+
+
 # ---- the server --------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ def url_of(route: Route, cast: Cast, **places: Any) -> str:
         "user_id": cast.mallory.id,
         "seq": 1,
         "session_id": cast.ada.session_id,
+        "emoji": "%F0%9F%91%8D",
     }
     for name in route.places:
         url = re.sub(rf"<{name}:\w+>", str((ours | places).get(name, 1)), url)

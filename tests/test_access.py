@@ -29,6 +29,7 @@ NOBODY = ("anonymous", "expired", "ended", "deactivated")
 T = "/api/threads/<thread_id:id>"
 MINE = "200 200 200 200 200 200 200 403"  # what everybody has of their own
 READS = "404 200 200 200 404 200 200 403"  # whoever is in
+ACTS = READS.replace("200", "204")
 STAFF = "403 403 403 403 403 403 200 403"
 
 WANTED = {
@@ -84,6 +85,12 @@ WANTED = {
     f"GET {T}/messages/<seq:id>": READS,
     f"PATCH {T}/messages/<seq:id>": "404 403 403 403 404 403 403 403",  # ada's message
     f"DELETE {T}/messages/<seq:id>": "404 403 204 204 404 403 403 403",
+    f"GET {T}/messages/<seq:id>/edits": "404 403 200 200 404 403 403 403",  # of ada's message
+    f"PUT {T}/messages/<seq:id>/reactions/<emoji:str>": ACTS,
+    f"DELETE {T}/messages/<seq:id>/reactions/<emoji:str>": ACTS,
+    f"PUT {T}/messages/<seq:id>/pin": ACTS,
+    f"DELETE {T}/messages/<seq:id>/pin": ACTS,
+    f"GET {T}/pins": READS,
     f"GET {T}/stream": READS,
 }
 ADDED = {"member": "member", "moderator": "moderator", "admin": "admin", "removed": "member", "bot": "member"}

@@ -104,6 +104,21 @@ async def test_a_plan_uses_the_indexes_that_its_header_names(
     assert not missing, f"{block.where}: {missing} not in {sorted(taken)}"
 
 
+def test_whoever_moves_the_last_rev_says_in_which_transaction() -> None:
+    """The user stream stands on it."""
+    moves = [
+        (block, match[1])
+        for block in BLOCKS
+        for match in re.finditer(
+            r"\bUPDATE thread_heads\b(.*?)\b(?:FROM|WHERE|RETURNING)\b", block.text, re.S
+        )
+        if re.search(r"\blast_rev =", match[1])
+    ]
+    assert len(moves) > 10
+    for block, settings in moves:
+        assert re.search(r"\blast_xid = pg_current_xact_id\(\)", settings), block.where
+
+
 READS = [block for block in BLOCKS if block.header.get("route") or block.header.get("live")]
 # What the planner believes while a thread grows faster than it is analyzed: every thread has a single message.
 MISLED = """

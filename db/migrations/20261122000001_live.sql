@@ -113,7 +113,7 @@ CREATE TABLE pins (
 CREATE TABLE message_edits (
     thread_id bigint NOT NULL,
     seq       bigint NOT NULL,
-    rev       bigint NOT NULL,                 -- of the change that wrote this text
+    rev       bigint NOT NULL,                 -- the message's last one with this text
     text      text NOT NULL,
     at        timestamptz NOT NULL,            -- when it was written
     CONSTRAINT message_edits_pkey PRIMARY KEY (thread_id, seq, rev)

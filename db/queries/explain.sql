@@ -136,9 +136,11 @@ WITH people AS (
     LEFT JOIN (SELECT thread_id, max(seq) AS last_seq, max(at) AS last_at FROM message GROUP BY thread_id) m
         ON m.thread_id = k.id
 )
-INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, deleted_at, reactions)
+INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, deleted_at, reactions,
+    pinned_at)
 SELECT thread_id, seq, seq + 100, author_id, CASE WHEN seq % 10 = 0 THEN seq - 3 END, 'client ' || i,
     CASE WHEN seq % 50 = 0 THEN '' ELSE repeat('Words and more words. ', 1 + i * 7 % 9) END, at,
-    CASE WHEN seq % 50 = 0 THEN at END, CASE WHEN seq % 11 = 0 THEN '[{"emoji":"👍","count":5}]'::jsonb END
+    CASE WHEN seq % 50 = 0 THEN at END, CASE WHEN seq % 11 = 0 THEN '[{"emoji":"👍","count":5}]'::jsonb END,
+    CASE WHEN seq % 20 = 3 THEN at END
 FROM message
 ORDER BY i;

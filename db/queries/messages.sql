@@ -1,6 +1,7 @@
 -- messages.sql: the log of a thread.
 -- Writes messages, client_ids, mentions, message_edits, deletions, the message changes, and thread_heads with them; the
--- sender's cursors and marks (else: receipts.sql); takes reactions and pins away with a message.
+-- sender's cursors and marks (else: receipts.sql); takes reactions and pins away with a message (else: reactions.sql,
+-- pins.sql).
 -- OFFSET 0 keeps a lookup one: joined freely, a plan made while a thread was thought short reads all of it for each row.
 -- Every write locks in one order: the caller's membership, the message, the head of the thread. A
 -- removal or deletion that commits while a statement waits for a lock is seen by it.
@@ -204,7 +205,7 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- sent). No row when not a member. Raises client_ids_pkey when the
 -- same client id has committed while this waited: then `replay` answers.
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea),
---         handles (text[], in small letters: who is mentioned if they are members)
+--         handles (text[]: who is mentioned if they are members)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
 -- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey, users_username_key;
 --         one row each, and one for each handle
@@ -234,7 +235,8 @@ WITH door AS (
 ), named AS MATERIALIZED (
     SELECT u.id
     FROM users u
-    WHERE lower(u.username) = ANY(:handles::text[]) AND u.id <> :user_id AND u.deactivated_at IS NULL
+    -- In small letters as Postgres makes them, which are not always Python's.
+    WHERE lower(u.username) = ANY(ARRAY(SELECT lower(said) FROM unnest(:handles::text[]) said)) AND u.id <> :user_id AND u.deactivated_at IS NULL
 ), mentioned AS (
     -- Members now, and none who has blocked the sender.
     SELECT array_agg(n.id ORDER BY n.id) AS ids
@@ -330,7 +332,8 @@ WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 -- none that the caller may see.
 -- params: user_id, thread_id, seq, text
 -- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
+-- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey, message_edits_pkey; one row each, and the
+--         places of the earlier texts
 -- locks:  the caller's membership, the message, the head of the thread
 WITH door AS (
     SELECT m.thread_id, m.blocked FROM memberships m
@@ -356,9 +359,17 @@ WITH door AS (
     WHERE m.thread_id = :thread_id AND m.seq = :seq
     RETURNING m.*
 ), kept AS (
-    -- What the message said until now, for messages.edits. Its text was written with its first rev or the last edit.
+    -- What the message said until now, with the rev of its last change until now. Its text is that of the last edit.
     INSERT INTO message_edits (thread_id, seq, rev, text, at)
     SELECT t.thread_id, t.seq, t.rev, t.text, coalesce(t.edited_at, t.created_at) FROM target t, head
+), dropped AS (
+    -- The latest 1,000 are kept; this one is not among those that are seen here.
+    DELETE FROM message_edits e USING head
+    WHERE e.thread_id = :thread_id AND e.seq = :seq AND e.rev <= (
+        SELECT o.rev FROM message_edits o
+        WHERE o.thread_id = :thread_id AND o.seq = :seq
+        ORDER BY o.rev DESC
+        OFFSET 999 LIMIT 1)
 ), change AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT :thread_id, last_rev, 'message_updated', :seq FROM head
 ), entry AS (
@@ -379,6 +390,37 @@ LEFT JOIN LATERAL (
     JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
     WHERE m.thread_id = :thread_id AND m.seq = e.reply_to OFFSET 0) q ON true
 LEFT JOIN users qa ON qa.id = q.author_id;
+
+-- name: edits :one
+-- What a message has said before, the oldest first: JSON, and the rev to go on from. allowed: whether the caller may
+-- know. Nothing of a deleted one. No row when there is none that the caller may see.
+-- params: user_id, thread_id, seq, after_rev (exclusive), size (1 to 100)
+-- route:  GET /api/threads/<thread_id:id>/messages/<seq:id>/edits
+-- plan:   memberships_open/memberships_mine, messages_pkey, message_edits_pkey; at most size + 1 rows
+WITH target AS (
+    SELECT m.thread_id, m.seq, m.deleted_at, m.author_id = :user_id OR d.role <> 'member' AS allowed
+    FROM doors d
+    JOIN messages m ON m.thread_id = d.thread_id AND m.seq = :seq
+    WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+        AND EXISTS (
+            SELECT FROM sights s
+            WHERE s.user_id = :user_id AND s.thread_id = :thread_id AND :seq > s.low AND :seq <= s.high)
+), page AS (
+    SELECT e.rev, e.text, e.at
+    FROM target t
+    JOIN message_edits e ON e.thread_id = :thread_id AND e.seq = :seq
+    WHERE t.allowed AND t.deleted_at IS NULL AND e.rev > :after_rev
+    ORDER BY e.rev
+    LIMIT :size::int + 1
+), kept AS (
+    SELECT p.* FROM page p ORDER BY p.rev LIMIT :size
+)
+SELECT t.allowed,
+    (SELECT coalesce('[' || string_agg('{"text":' || to_json(k.text)::text || ',"at":' || time_json(k.at) || '}', ','
+            ORDER BY k.rev) || ']', '[]') FROM kept k) AS edits,
+    (SELECT count(*) FROM page) > :size AS more,
+    (SELECT max(k.rev) FROM kept k) AS last_rev
+FROM target t;
 
 -- name: remove :one
 -- Takes the text of a message away; its place stays. rev is null when nothing has changed: deleted
@@ -416,18 +458,26 @@ WITH door AS (
     INSERT INTO deletions AS d (thread_id, level, block, count)
     SELECT :thread_id, level, :seq::bigint >> 7 * level, 1 FROM head, generate_series(1, 3) level
     ON CONFLICT ON CONSTRAINT deletions_pkey DO UPDATE SET count = d.count + 1
-), texts AS (
-    DELETE FROM message_edits e USING head WHERE e.thread_id = :thread_id AND e.seq = :seq
 ), unmentioned AS (
     DELETE FROM mentions n USING head, target t
     WHERE n.thread_id = :thread_id AND n.user_id = ANY(t.mentions) AND n.seq = :seq
-), unreacted AS (
-    DELETE FROM reactions r USING head WHERE r.thread_id = :thread_id AND r.seq = :seq
-), unpinned AS (
-    DELETE FROM pins p USING head WHERE p.thread_id = :thread_id AND p.seq = :seq
 ), change AS (
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT :thread_id, last_rev, 'message_updated', :seq FROM head
 )
 SELECT head.last_rev AS rev, t.allowed, t.allowed AND t.deleted_at IS NULL AND head.last_rev IS NULL AS gone
 FROM target t
 LEFT JOIN head ON true;
+
+-- name: forget :exec
+-- What goes with a message that has just been deleted: its earlier texts, its reactions, its pin. A statement by
+-- itself, after `remove` in its transaction: so it sees also what was committed while that waited for the message.
+-- params: thread_id, seq
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
+-- plan:   message_edits_pkey, reactions_pkey, pins_pkey; those of one message
+-- locks:  these rows; the message is held
+WITH texts AS (
+    DELETE FROM message_edits e WHERE e.thread_id = :thread_id AND e.seq = :seq
+), unreacted AS (
+    DELETE FROM reactions r WHERE r.thread_id = :thread_id AND r.seq = :seq
+)
+DELETE FROM pins p WHERE p.thread_id = :thread_id AND p.seq = :seq;

@@ -47,6 +47,7 @@ SAMPLES: dict[str, Any] = {
     "digest": b"\x00" * 32,
     "direction": 1,
     "email": "person7@example.com",
+    "emoji": "👍",
     "emails": ["person7@example.com"],
     "external_id": "irc:sample:7",
     "external_ids": ["irc:sample:7", "irc:sample:8"],
@@ -71,6 +72,7 @@ SAMPLES: dict[str, Any] = {
     "middle": 2000,
     "minutes": 20,
     "moment": datetime(2026, 3, 1, tzinfo=UTC),
+    "most_kinds": 20,
     "muted": True,
     "name": "Somebody",
     "new_hash": b"\x02" * 32,
@@ -127,6 +129,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "keys.make_bot": {"username": "newcomer"},
     "keys.make_guest": {"username": "newcomer"},
     "members.open_span": {"member_id": 499},
+    "messages.edit": {"seq": 2003},  # which has earlier texts, as the sample has it
+    "messages.edits": {"seq": 2003, "after_rev": 0},
     "messages.send": {"client_id": "a new one"},
     "audit.note": {"act": "session.opened"},
     "sessions.by_key": {"hash": bytes.fromhex("c4ca4238a0b923820dcc509a6f75849b")},  # of key 1
