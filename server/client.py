@@ -13,13 +13,15 @@ Nothing in it grows: what nobody takes stays in the socket, and whoever sends wa
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
 import random
 import re
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -27,19 +29,23 @@ from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0  # pauses between tries
 ANSWER_SECONDS = 20.0  # for the answer to a request
 SILENCE_SECONDS = 40.0  # a stream says something every 15 s; one that is silent for so long is dead
+HERE = ("localhost", "127.0.0.1", "[::1]")
+CLOSE_SECONDS = 2.0  # for the goodbyes of a WebSocket
 
 
 class Refused(Exception):
-    """The server said no. `passing`: the same may be asked again later."""
+    """The server said no. `passing`: the same may be asked again later. status: 0 for a frame of a WebSocket."""
 
     def __init__(self, status: int, code: str, message: str, retry_s: float | None = None) -> None:
-        super().__init__(f"{status} {code}: {message}")
+        super().__init__(f"{status or 'frame'} {code}: {message}")
         self.status, self.code, self.retry_s = status, code, retry_s
-        self.passing = status == 429 or status >= 500
+        self.passing = status == 429 or status >= 500 or code == "internal_error" or retry_s is not None
 
 
 class Away(Exception):
@@ -51,7 +57,7 @@ class Away(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success. seconds: that it took; tries: how often it was asked until there was an answer."""
+    """A success. status: 0 over a WebSocket. seconds: that it took; tries: how often it was asked until then."""
 
     status: int
     data: Any
@@ -215,7 +221,7 @@ class Client:
         except httpx.TransportError as error:
             raise Away(f"{type(error).__name__}: {error}") from error
         if not answer.is_success:
-            raise refusal(answer)
+            raise refusal(answer.status_code, answer.headers, answer.content)
         data = json.loads(answer.content) if answer.content else None
         return Answer(answer.status_code, data, time.monotonic() - began)
 
@@ -232,14 +238,7 @@ class Client:
 
     async def insist(self, method: str, path: str, body: Any = None) -> Answer:
         """Ask until there is an answer: for what may be done twice. Raises Refused for good."""
-        pace, tries = Pace(self.first_s), 0
-        while True:
-            tries += 1
-            try:
-                answer = await self.ask(method, path, body)
-                return replace(answer, tries=tries)
-            except (Refused, Away) as error:
-                await pace.pause(error)
+        return await until_answered(lambda: self.ask(method, path, body), Pace(self.first_s))
 
     async def send(self, thread_id: int, text: str, *, client_id: str | None = None, **more: Any) -> Answer:
         """Send once, whatever happens on the way: repeated under its client id until it is acknowledged.
@@ -264,6 +263,21 @@ class Client:
         """The user stream: what happens in all my threads."""
         return Follow(self, "/api/stream", since)
 
+    def socket(self) -> "Socket":
+        """A WebSocket, for many threads and for sending."""
+        return Socket(self)
+
+
+async def until_answered(ask: Callable[[], Awaitable[Answer]], pace: Pace) -> Answer:
+    """Ask again and again."""
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return replace(await ask(), tries=tries)
+        except (Refused, Away) as error:
+            await pace.pause(error)
+
 
 def connections() -> httpx.AsyncClient:
     """No cookies, for tokens say who asks; one for each stream; and no proxy between us and this machine."""
@@ -271,19 +285,19 @@ def connections() -> httpx.AsyncClient:
         timeout=httpx.Timeout(ANSWER_SECONDS),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
+        mounts={f"all://{host}": None for host in HERE},
     )
 
 
-def refusal(answer: httpx.Response) -> Refused:
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
     """What an error says; something between us and the server may speak otherwise."""
     try:
-        said = json.loads(answer.content)
+        said = json.loads(body)
         code, message = str(said["code"]), str(said["error"])
     except (ValueError, KeyError, TypeError):
-        code, message = "unknown", answer.text[:200]
-    after = answer.headers.get("retry-after", "")
-    return Refused(answer.status_code, code, message, float(after) if re.fullmatch("[0-9]+", after) else None)
+        code, message = "unknown", body[:200].decode(errors="replace")
+    after = headers.get("retry-after", "")
+    return Refused(status, code, message, float(after) if re.fullmatch("[0-9]+", after) else None)
 
 
 class Follow:
@@ -361,8 +375,8 @@ class Follow:
         request = client.http.build_request("GET", client.url + self._path, headers=headers, timeout=times)
         self._answer = await client.http.send(request, stream=True)
         if not self._answer.is_success:
-            await self._answer.aread()
-            error = refusal(self._answer)
+            answer = self._answer
+            error = refusal(answer.status_code, answer.headers, await answer.aread())
             await self.drop()
             if error.status != 401 or not client.renewable:
                 raise error
@@ -370,3 +384,187 @@ class Follow:
             raise Away("the token was over")
         self.connections += 1
         self._pieces = self._answer.aiter_bytes()
+
+
+class Socket:
+    """A WebSocket that goes on, as Follow does: threads are joined again where one stood, and sends repeated.
+
+    Whoever iterates reads for all: sends are answered while somebody does, and only then. `cursors` are the joined
+    threads, each with the id of the last event of it that was handed out.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.cursors: dict[int, str | None] = {}
+        self.connections = 0
+        self._client = client
+        self._pace = Pace(client.first_s)
+        self._connection: ClientConnection | None = None
+        self._up = asyncio.Event()  # connected, or over
+        self._over: Refused | None = None
+        self._refs = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Any]] = {}  # by ref
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+        await self.drop()
+
+    async def open(self) -> None:
+        """Connect now, once. Raises Refused and Away."""
+        await self._connect()
+
+    # -- reading
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            try:
+                event = await self._read()
+            except (Refused, Away) as error:
+                if isinstance(error, Refused) and not error.passing:
+                    self._over = error
+                    self._up.set()
+                await self._pace.pause(error)
+            else:
+                if event is not None:
+                    return event
+
+    async def drop(self) -> None:
+        """Hang up without a word. What was not handed out comes again with the next connection."""
+        connection, self._connection = self._connection, None
+        self._up.clear()
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(Away("the connection is gone"))
+        if connection is not None:
+            connection.transport.abort()
+            await connection.wait_closed()
+
+    async def _read(self) -> Event | None:
+        """The next frame, on a new connection if need be; None when it was an answer."""
+        connection = self._connection or await self._connect()
+        try:
+            frame = json.loads(await connection.recv())
+        except ConnectionClosed as error:
+            await self.drop()
+            if error.rcvd is not None and (said := re.fullmatch(r"retry in (\d+) ms", error.rcvd.reason)):
+                self._pace.propose(int(said[1]))
+            raise Away(str(error)) from error
+        self._pace.well()
+        event = Event(frame["event"], frame["data"], frame.get("id"))
+        match frame.get("ref"):
+            case int(ref):
+                self._answered(ref, event)
+                return None
+            case str(ref):
+                return await self._entered(int(ref), event)
+        thread_id = event.data.get("threadId")
+        if event.kind == "left":
+            self.cursors.pop(thread_id, None)
+        elif event.id is not None and thread_id in self.cursors:
+            self.cursors[thread_id] = event.id
+        return event
+
+    async def _connect(self) -> ClientConnection:
+        client, token = self._client, self._client.token
+        try:
+            connection = await connect(
+                "ws" + client.url.removeprefix("http") + "/api/ws",
+                additional_headers=client.headers,
+                compression=None,
+                open_timeout=ANSWER_SECONDS,
+                close_timeout=CLOSE_SECONDS,
+                ping_timeout=SILENCE_SECONDS,
+                proxy=None if httpx.URL(client.url).host in HERE else True,
+            )
+            self._connection = connection
+            for thread_id, since in self.cursors.items():
+                await self._join(connection, thread_id, since)
+        except InvalidStatus as error:
+            answer = error.response
+            refused = refusal(answer.status_code, answer.headers, bytes(answer.body or b""))
+            if refused.status != 401 or not client.renewable:
+                raise refused from error
+            await client.renew(token)
+            raise Away("the token was over") from error
+        except (OSError, TimeoutError, WebSocketException) as error:
+            await self.drop()
+            raise Away(f"{type(error).__name__}: {error}") from error
+        self.connections += 1
+        self._up.set()
+        return connection
+
+    async def _join(self, connection: ClientConnection, thread_id: int, since: str | None) -> None:
+        data = {"threadId": thread_id} | ({"since": since} if since else {})
+        await connection.send(json.dumps({"event": "join", "data": data, "ref": str(thread_id)}))
+
+    async def _entered(self, thread_id: int, event: Event) -> Event | None:
+        """The answer to a join: `joined` follows it. Where one may not be, it is as if one had left."""
+        if event.kind != "error":
+            return None
+        error = frame_refusal(event)
+        if error.passing:
+            await self.drop()
+            raise error
+        self.cursors.pop(thread_id, None)
+        return Event("left", {"threadId": thread_id, "reason": error.code})
+
+    # -- asking
+
+    async def join(self, thread_id: int, *, since: str | None = None) -> None:
+        """Follow a thread, from a cursor on, or from now on. What comes of it is told: `joined`, or `left`."""
+        self.cursors[thread_id] = since
+        if self._connection is not None:
+            with contextlib.suppress(ConnectionClosed):  # then it is joined with the next connection
+                await self._join(self._connection, thread_id, since)
+
+    async def leave(self, thread_id: int) -> None:
+        """No longer."""
+        del self.cursors[thread_id]
+        await self.ask("leave", {"threadId": thread_id})
+
+    async def send(self, thread_id: int, text: str, *, client_id: str | None = None, **more: Any) -> Answer:
+        """As Client.send, and in one queue with it."""
+        body = {"threadId": thread_id, "text": text, "clientId": client_id or uuid.uuid4().hex, **more}
+        async with self._client.turn(thread_id):
+            return await until_answered(lambda: self.ask("send", body), Pace(self._client.first_s))
+
+    async def ask(self, event: str, data: Any) -> Answer:
+        """One frame and its answer. Raises Refused and Away."""
+        await self._up.wait()
+        if self._over is not None:
+            raise self._over
+        if self._connection is None:
+            raise Away("the connection is gone")
+        ref, answer = next(self._refs), asyncio.get_running_loop().create_future()
+        self._asked[ref] = answer
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._connection.send(json.dumps({"event": event, "data": data, "ref": ref}))
+                return Answer(0, await answer, time.monotonic() - began)
+        except (ConnectionClosed, TimeoutError) as error:
+            raise Away(f"{type(error).__name__}: {error}") from error
+        finally:
+            del self._asked[ref]
+
+    def _answered(self, ref: int, event: Event) -> None:
+        waiting = self._asked.get(ref)
+        if waiting is None or waiting.done():
+            return  # who asked has given up
+        if event.kind == "error":
+            waiting.set_exception(frame_refusal(event))
+        else:
+            waiting.set_result(event.data)
+
+
+def frame_refusal(event: Event) -> Refused:
+    """What the answer `error` to a frame says."""
+    return Refused(0, event.data["code"], event.data["message"], event.data.get("retryAfter"))

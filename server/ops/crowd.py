@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.client import Answer, Client, Event, Follow, Refused
+from server.client import Answer, Client, Event, Follow, Refused, Socket
 from server.ops.evidence import Sends, Sent, Tally, Told
 
 TEXT_LENGTHS = (
@@ -47,13 +47,22 @@ class Thread:
 
 
 class Writer:
-    """Does one act after the other, each until it is answered, and compares the answer with the promise."""
+    """Does one act after the other, each until it is answered, and compares the answer with the promise.
+
+    socket: sends go by it as well as by HTTP, where there is one.
+    """
 
     def __init__(
-        self, name: str, client: Client, threads: list[Thread], sends: Sends, chance: random.Random
+        self,
+        name: str,
+        client: Client,
+        socket: Socket | None,
+        threads: list[Thread],
+        sends: Sends,
+        chance: random.Random,
     ) -> None:
         self.name, self._client, self._threads = name, client, threads
-        self._sends, self._chance = sends, chance
+        self._socket, self._sends, self._chance = socket, sends, chance
         self._count = 0
         self._recent: dict[int, list[Sent]] = {thread.id: [] for thread in threads}
 
@@ -103,17 +112,22 @@ class Writer:
         del recent[:-MEMORY]
         return sent
 
+    @property
+    def _way(self) -> Client | Socket:
+        """How to send this time."""
+        return self._chance.choice((self._client, self._socket or self._client))
+
     async def _send(self, thread: Thread, sent: Sent) -> None:
-        answer = await self._client.send(thread.id, text_of(sent), client_id=sent.client_id)
+        answer = await self._way.send(thread.id, text_of(sent), client_id=sent.client_id)
         self._acknowledged(sent, answer)
-        if answer.tries == 1 and answer.status != 201:
+        if answer.tries == 1 and answer.status not in (201, 0):
             self._sends.found("wrong", f"{sent.client_id}: the first send was answered with {answer.status}")
 
     def _acknowledged(self, sent: Sent, answer: Answer) -> None:
         sent.answered(answer.data["message"]["seq"], answer.tries, answer.seconds, time.monotonic())
         if answer.tries == 1:
             self._sends.spread.add(answer.seconds)
-        if answer.status not in (200, 201):
+        if answer.status not in (200, 201, 0):
             self._sends.found("wrong", f"{sent.client_id}: a send was answered with {answer.status}")
 
     async def _race(self, thread: Thread) -> None:
@@ -138,18 +152,18 @@ class Writer:
         first = Sent(
             sent.writer, sent.number, sent.client_id, sent.began
         )  # as first sent, edited since or not
-        answer = await self._client.send(thread.id, text_of(first), client_id=sent.client_id)
+        answer = await self._way.send(thread.id, text_of(first), client_id=sent.client_id)
         self._sends.repeated += 1
-        if (answer.status, answer.data["message"]["seq"]) != (200, sent.seq):
+        if answer.status not in (200, 0) or answer.data["message"]["seq"] != sent.seq:
             told = f"{answer.status} and message {answer.data['message']['seq']}"
             self._sends.found("wrong", f"{sent.client_id}, which is message {sent.seq}: sent again, {told}")
 
     async def _reuse(self, thread: Thread, sent: Sent) -> None:
         """Another text under a client id that was used."""
         try:
-            await self._client.send(thread.id, f"not {sent.client_id}", client_id=sent.client_id)
+            await self._way.send(thread.id, f"not {sent.client_id}", client_id=sent.client_id)
         except Refused as error:
-            if (error.status, error.code) == (422, "client_id_reused"):
+            if error.status in (422, 0) and error.code == "client_id_reused":
                 return
             raise
         self._sends.found("wrong", f"{sent.client_id}: another text under the same client id was accepted")
@@ -193,15 +207,16 @@ class Reader:
     def __init__(
         self,
         name: str,
-        stream: Follow,
+        stream: Follow | Socket,
         tally: Tally,
         manners: Manners,
         chance: random.Random,
         told: list[Told],
     ) -> None:
         self.name, self.told = name, told
-        self._stream, self._tally, self._manners, self._chance = stream, tally, manners, chance
+        self.stream, self._tally, self._manners, self._chance = stream, tally, manners, chance
         self._connections = 0
+        self.transport = tally.name
         tally.readers += 1
 
     async def run(self) -> None:
@@ -214,7 +229,7 @@ class Reader:
                     await self._read(time.monotonic() + stay if what == "pause" else math.inf)
             except TimeoutError:
                 self._manners.done["drop"] += 1
-                await self._stream.drop()
+                await self.stream.drop()
                 await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
             except Refused as error:
                 self._tally.found("lost", f"{self.name}: the stream was refused: {error}")
@@ -222,10 +237,10 @@ class Reader:
 
     async def _read(self, hold_at: float) -> None:
         """Take what comes; from hold_at on the next event must wait for a while."""
-        async for event in self._stream:
+        async for event in self.stream:
             now = time.monotonic()
-            self._tally.connections += self._stream.connections - self._connections
-            self._connections = self._stream.connections
+            self._tally.connections += self.stream.connections - self._connections
+            self._connections = self.stream.connections
             self.take(event, now)
             if now > hold_at:
                 self._manners.done["pause"] += 1
@@ -241,7 +256,7 @@ class Reader:
     @property
     def begun(self) -> bool:
         """Whether it reads."""
-        return self._stream.connections > 0
+        return self.stream.connections > 0
 
     def level(self, threads: dict[int, dict[str, Any]]) -> bool:
         """Whether it has been told all there is of threads at rest."""
@@ -258,3 +273,15 @@ class ThreadReader(Reader):
 
     def take(self, event: Event, at: float) -> None:
         self.told[0].take(event, at)
+
+
+class SocketReader(Reader):
+    """Follows all threads over a WebSocket."""
+
+    def take(self, event: Event, at: float) -> None:
+        thread_id = event.data.get("threadId")
+        told = next((told for told in self.told if told.thread_id == thread_id), None)
+        if event.kind == "left":
+            self._tally.found("lost", f"{self.name}, thread {thread_id}: sent away: {event.data['reason']}")
+        elif told is not None:
+            told.take(event, at)

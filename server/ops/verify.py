@@ -18,8 +18,8 @@ from typing import Any
 import orjson
 
 from server.base.settings import Settings
-from server.client import Away, Client, Refused, connections
-from server.ops.crowd import Manners, Reader, Thread, ThreadReader, Writer, text_of
+from server.client import Away, Client, Refused, Socket, connections
+from server.ops.crowd import Manners, Reader, SocketReader, Thread, ThreadReader, Writer, text_of
 from server.ops.evidence import Findings, Sends, Tally, Told, shown
 from server.ops.stage import Stage, StageError
 
@@ -30,6 +30,7 @@ FINISH_SECONDS = 60.0  # for the last answers to the writers
 SETTLE_SECONDS = 30.0  # for the last events to the readers
 PEOPLE = 100  # at most: registering has a brake
 SEND_RATE = 15.0  # a second, of one person: below the brake of a server that is not ours
+THREAD_STREAM, SOCKET = "thread stream", "WebSocket"
 READERS = 3  # people who read; each may have several readers
 PAGE = 100
 
@@ -65,6 +66,7 @@ class Plan:
     """What is to be done."""
 
     seconds: float = 30.0
+    least: int = 10  # messages, however slow the machine is
     writers: int = 4
     readers: int = 12
     threads: int = 3
@@ -247,18 +249,41 @@ class Trial:
             body = {"kind": "group", "title": f"{self._name} {number}", "memberIds": others}
             thread = (await self._people[0].ask("POST", "/api/threads", body)).data["thread"]
             self._threads.append(Thread(thread["id"], thread["streamCursor"]))
+        transports = await self._transports()
         for number in range(self._plan.readers):
-            self._readers.append(self._reader(number))
+            self._readers.append(self._reader(number, transports[number % len(transports)]))
 
-    def _reader(self, number: int) -> Reader:
-        """One that behaves, then one that doesn't, and so on."""
+    async def _transports(self) -> list[str]:
+        """What the server has."""
+        found = [THREAD_STREAM]
+        async with self._people[0].socket() as socket:
+            try:
+                await socket.open()
+            except Refused as error:
+                if error.passing:
+                    raise
+                self._verdict.missing.append(SOCKET)
+            else:
+                found.append(SOCKET)
+        return found
+
+    def _reader(self, number: int, transport: str) -> Reader:
+        """Of each transport one that behaves, then one that doesn't, and so on."""
+        round_ = sum(reader.transport == transport for reader in self._readers)
         person = self._people[self._plan.writers + number % READERS]
-        name, manners = f"reader {number}", self._manners if number % 2 else Manners()
-        thread = self._threads[number // 2 % len(self._threads)]
-        tally = self._tally("thread stream")
-        told = Told(tally, name, thread.id, thread.cursor, self._verdict.sends.ledger)
-        follow = person.follow(thread.id, since=thread.cursor)
-        return ThreadReader(name, follow, tally, manners, random.Random(self._chance.random()), [told])
+        name, manners = f"reader {number}", self._manners if round_ % 2 else Manners()
+        chance, tally = random.Random(self._chance.random()), self._tally(transport)
+        threads = self._threads
+        if transport == THREAD_STREAM:
+            threads = [threads[round_ // 2 % len(threads)]]
+        told = [Told(tally, name, one.id, one.cursor, self._verdict.sends.ledger) for one in threads]
+        if transport == THREAD_STREAM:
+            follow = person.follow(threads[0].id, since=threads[0].cursor)
+            return ThreadReader(name, follow, tally, manners, chance, told)
+        socket = person.socket()
+        for one in threads:
+            socket.cursors[one.id] = one.cursor
+        return SocketReader(name, socket, tally, manners, chance, told)
 
     def _tally(self, name: str) -> Tally:
         return self._verdict.tallies.setdefault(name, Tally(name, self._verdict.findings))
@@ -277,6 +302,8 @@ class Trial:
             writers = [self._start(work) for work in self._writers(over)]
             hurting = self._start(self._hurt())
             await self._until(lambda: hurting.done() and hurting.exception() is not None, self._plan.seconds)
+            ledger = self._verdict.sends.ledger
+            await self._until(lambda: len(ledger) >= self._plan.least, FINISH_SECONDS)
             over.set()
             await hurting  # the last fault is recovered from
             _, late = await asyncio.wait(writers, timeout=FINISH_SECONDS)
@@ -291,6 +318,8 @@ class Trial:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for stream in [reader.stream for reader in self._readers]:
+                await stream.drop()
         self._verdict.seconds = time.monotonic() - began
         return self._verdict
 
@@ -312,17 +341,16 @@ class Trial:
         return True
 
     def _writers(self, over: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
-        pause_s = self._plan.writers / self._plan.rate
-        return [
-            Writer(
-                f"{self._name}-w{number}",
-                self._people[number],
-                self._threads,
-                self._verdict.sends,
-                random.Random(self._chance.random()),
-            ).work(pause_s, over)
-            for number in range(self._plan.writers)
-        ]
+        found = []
+        for number in range(self._plan.writers):
+            person, socket = self._people[number], None
+            if SOCKET in self._verdict.tallies:
+                socket = person.socket()
+                self._start(attend(socket))
+            name, chance = f"{self._name}-w{number}", random.Random(self._chance.random())
+            writer = Writer(name, person, socket, self._threads, self._verdict.sends, chance)
+            found.append(writer.work(self._plan.writers / self._plan.rate, over))
+        return found
 
     async def _hurt(self) -> None:
         """One fault of the server after the other, spread over the time there is."""
@@ -376,3 +404,10 @@ class Trial:
         for person in self._people:
             with contextlib.suppress(Refused, Away):
                 await person.ask("POST", "/api/auth/logout")
+
+
+async def attend(socket: Socket) -> None:
+    """Hear the answers to what is sent by it."""
+    async with socket:
+        async for _ in socket:
+            pass
