@@ -1,19 +1,17 @@
 """Writers that repeat what was not acknowledged and readers that come back: the clients of the fault tests."""
 
 import asyncio
-import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
-import httpx
-import orjson
-
+from server.client import Client, Event, connections
+from server.ops.evidence import rev_of
 from tests.client import Api, Person
 from tests.live import wire
-from tests.live.wire import Frame, dial
 from tests.ops.process import Bobbin
 
 LIMIT_SECONDS = 40.0  # for what must come although something was killed
@@ -40,24 +38,35 @@ class Writer:
     """Sends one message after the other; each until it is acknowledged."""
 
     name: str
-    who: Person
+    client: Client
     acknowledged: dict[str, dict[str, Any]] = field(default_factory=dict)  # by client id
     waits: list[float] = field(default_factory=list)  # seconds, of the answers
-    faults: list[str] = field(default_factory=list)  # answers other than 2xx and 503
+
+
+@dataclass(frozen=True)
+class Told:
+    """A durable event, and when it came, in seconds of the loop."""
+
+    event: Event
+    at: float
+
+    @property
+    def rev(self) -> int:
+        return rev_of(str(self.event.id))
 
 
 @dataclass
-class Follower:
+class Reader:
     """Reads a thread, and comes back with the last id whenever its stream ends."""
 
-    who: Person
-    since: str
-    told: list[Frame] = field(default_factory=list)
+    client: Client
+    since: str = ""
+    told: list[Told] = field(default_factory=list)
     streams: int = 0
 
     @property
     def rev(self) -> int:
-        return int(self.since.rpartition(".")[2])
+        return rev_of(self.since)
 
 
 class Crowd:
@@ -66,12 +75,26 @@ class Crowd:
     def __init__(
         self, server: Bobbin, thread_id: int, people: list[Person], *, writers: int, readers: int
     ) -> None:
-        self.url, self.thread_id = server.url, thread_id
-        self.writers = [Writer(f"w{n}", people[n % len(people)]) for n in range(writers)]
-        self.readers = [Follower(people[n % len(people)], "") for n in range(readers)]
-        self.paused = False
+        self._http = connections()
+        self._url, self.thread_id = server.url, thread_id
+        self.writers = [Writer(f"w{n}", self._client(people[n % len(people)])) for n in range(writers)]
+        self.readers = [Reader(self._client(people[n % len(people)])) for n in range(readers)]
         self._stop = False
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _client(self, who: Person) -> Client:
+        return Client(self._url, token=who.token, first_s=0.03, http=self._http)
+
+    @property
+    def url(self) -> str:
+        """Where the server is; after a restart elsewhere."""
+        return self._url
+
+    @url.setter
+    def url(self, url: str) -> None:
+        self._url = url
+        for client in [*(one.client for one in self.readers), *(one.client for one in self.writers)]:
+            client.url = url
 
     async def __aenter__(self) -> Self:
         start = (await self.thread())["streamCursor"]
@@ -87,13 +110,10 @@ class Crowd:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.aclose()
 
     async def thread(self) -> Any:
-        api = Api(self.url)
-        try:
-            return (await api.get(f"/api/threads/{self.thread_id}", as_=self.readers[0].who)).json["thread"]
-        finally:
-            await api.close()
+        return (await self.readers[0].client.insist("GET", f"/api/threads/{self.thread_id}")).data["thread"]
 
     @property
     def acknowledged(self) -> int:
@@ -102,68 +122,55 @@ class Crowd:
     async def more(self, count: int) -> None:
         """Until so many more messages have been acknowledged and told to everybody: all works again."""
         wanted = self.acknowledged + count
-        await so(lambda: self.acknowledged >= wanted, lambda: f"{self.acknowledged} of {wanted} acknowledged")
+        await self._so(
+            lambda: self.acknowledged >= wanted, lambda: f"{self.acknowledged} of {wanted} acknowledged"
+        )
         rev = max(message["rev"] for writer in self.writers for message in writer.acknowledged.values())
-        await so(
+        await self._level(rev)
+
+    async def _level(self, rev: int) -> None:
+        await self._so(
             lambda: all(reader.rev >= rev for reader in self.readers),
             lambda: f"{[reader.rev for reader in self.readers]} of {rev}",
         )
 
+    async def _so(self, true: Callable[[], bool], what: Callable[[], str]) -> None:
+        """Wait for something, as long as all are at work: who was refused, or asserted something, has ended."""
+
+        def looked() -> bool:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return true()
+
+        await so(looked, what)
+
     async def _write(self, writer: Writer) -> None:
         loop = asyncio.get_running_loop()
-        path = f"/api/threads/{self.thread_id}/messages"
-        headers = {"Authorization": f"Bearer {writer.who.token}"}
-        async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
-            for number in itertools.count(1):
-                body = {"text": f"{writer.name} {number}", "clientId": f"{writer.name}-{number}"}
-                while body["clientId"] not in writer.acknowledged:
-                    if self._stop:
-                        return
-                    began = loop.time()
-                    try:
-                        answer = await client.post(self.url + path, json=body, headers=headers)
-                    except httpx.HTTPError:
-                        await asyncio.sleep(0.02)
-                        continue
-                    writer.waits.append(loop.time() - began)
-                    if answer.is_success:
-                        writer.acknowledged[body["clientId"]] = answer.json()["message"] | {"at": loop.time()}
-                    else:
-                        if answer.status_code != 503:
-                            writer.faults.append(f"{answer.status_code} {answer.text}")
-                        await asyncio.sleep(0.02)
+        for number in itertools.count(1):
+            text, client_id = f"{writer.name} {number}", f"{writer.name}-{number}"
+            answer = await writer.client.send(self.thread_id, text, client_id=client_id)
+            writer.waits.append(answer.seconds)
+            writer.acknowledged[client_id] = answer.data["message"] | {"at": loop.time()}
+            if self._stop:
+                return
 
-    async def _read(self, reader: Follower) -> None:
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                line = await dial(self.url)
-                try:
-                    head = f"GET /api/threads/{self.thread_id}/stream HTTP/1.1\r\nHost: x\r\nLast-Event-ID: "
-                    await line.request(
-                        f"{head}{reader.since}\r\nAuthorization: Bearer {reader.who.token}\r\n\r\n"
-                    )
-                    if line.status == 200:
-                        reader.streams += 1
-                        while (frame := await line.next(limit=LIMIT_SECONDS)) is not None:
-                            if frame.event == "ready":
-                                assert frame.id == reader.since
-                            else:
-                                reader.told.append(frame)
-                            assert frame.id is not None
-                            reader.since = frame.id
-                finally:
-                    line.cut()
-            await asyncio.sleep(0.02)
+    async def _read(self, reader: Reader) -> None:
+        async with reader.client.follow(self.thread_id, since=reader.since) as events:
+            async for event in events:
+                reader.streams = events.connections
+                if event.kind == "ready":
+                    assert event.id == reader.since
+                elif event.id is not None:
+                    reader.told.append(Told(event, asyncio.get_running_loop().time()))
+                    reader.since = event.id
 
     async def prove(self) -> None:
         """Nothing acknowledged is lost, nothing is there twice, and every reader was told all of it in order."""
         self._stop = True
         await asyncio.gather(*(task for task in self._tasks[len(self.readers) :]))
         thread = await self.thread()
-        await so(
-            lambda: all(reader.rev >= thread["lastRev"] for reader in self.readers),
-            lambda: f"{[reader.rev for reader in self.readers]} of {thread['lastRev']}",
-        )
+        await self._level(thread["lastRev"])
         expected = list(range(self._start + 1, thread["lastRev"] + 1))
         assert len(expected) >= 20
         messages = await self.messages()
@@ -174,7 +181,6 @@ class Crowd:
         assert len(set(ids)) == len(ids)
         by_id = {message["clientId"]: message for message in messages}
         for writer in self.writers:
-            assert writer.faults == []
             for client_id, message in writer.acknowledged.items():
                 there = by_id[client_id]
                 assert (there["seq"], there["text"]) == (message["seq"], message["text"])
@@ -182,22 +188,17 @@ class Crowd:
             mine = [number for name, _, number in (id_.partition("-") for id_ in ids) if name == writer.name]
             assert mine == sorted(mine, key=int)
         for reader in self.readers:
-            assert [frame.rev for frame in reader.told] == expected
-            assert {frame.event for frame in reader.told} == {"message"}
-            assert [frame.json for frame in reader.told] == messages
+            assert [told.rev for told in reader.told] == expected
+            assert {told.event.kind for told in reader.told} == {"message"}
+            assert [told.event.data for told in reader.told] == messages
 
     async def messages(self) -> list[dict[str, Any]]:
         """The whole thread by its pages, in shared form."""
-        api, found, cursor = Api(self.url), list[dict[str, Any]](), ""
-        try:
-            while True:
-                reply = await api.get(
-                    f"/api/threads/{self.thread_id}/messages?limit=100{cursor}", as_=self.readers[0].who
-                )
-                page = orjson.loads(reply.body)
-                found += [{k: v for k, v in item.items() if k != "status"} for item in page["items"]]
-                if page["nextCursor"] is None:
-                    return found
-                cursor = f"&cursor={page['nextCursor']}"
-        finally:
-            await api.close()
+        found, cursor = list[dict[str, Any]](), ""
+        while True:
+            path = f"/api/threads/{self.thread_id}/messages?limit=100{cursor}"
+            page = (await self.readers[0].client.insist("GET", path)).data
+            found += [{k: v for k, v in item.items() if k != "status"} for item in page["items"]]
+            if page["nextCursor"] is None:
+                return found
+            cursor = f"&cursor={page['nextCursor']}"
