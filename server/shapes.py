@@ -244,6 +244,7 @@ class ThreadAnswer(Shape):
 class ThreadPage(Shape):
     threads: list[Thread]
     nextCursor: Cursor | None
+    streamCursor: Annotated[str, Meta(description="of the user stream; of several pages the first one's")]
 
 
 class ChannelPage(Shape):

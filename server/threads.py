@@ -12,6 +12,7 @@ from server import audit, blocks, members, shapes, users
 from server.base.db import Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
+from server.live import merged
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 2**53  # microseconds since 1970, in the year 2255: later than any activity
@@ -102,7 +103,8 @@ class MyThread(Body):
 async def list_threads(request: Request, query: ThreadQuery) -> HTTPResponse:
     """My threads, latest activity first. search matches any part of the title, ignoring case.
 
-    Those that I have archived are left out; archived=true gives those alone.
+    Those that I have archived are left out; archived=true gives those alone. streamCursor is where GET /api/stream goes
+    on from this page: of several pages take the first one's.
     """
     ctx = request.app.ctx
     purpose = f"threads:{request.ctx.user_id}"
@@ -124,7 +126,8 @@ async def list_threads(request: Request, query: ThreadQuery) -> HTTPResponse:
     if row["more"]:
         active_at = (row["active_at"] - EPOCH) // timedelta(microseconds=1)
         following = f'"{ctx.cursors.seal(purpose, active_at, row["thread_id"])}"'
-    return json_bytes(f'{{"threads":{row["threads"]},"nextCursor":{following}}}')
+    cursor = merged.cursor(ctx.epoch, merged.known(row["place"]))
+    return json_bytes(f'{{"threads":{row["threads"]},"nextCursor":{following},"streamCursor":"{cursor}"}}')
 
 
 @answers({200: shapes.ChannelPage}, {400: "bad_cursor"})
@@ -286,4 +289,5 @@ async def patch_mine(request: Request, thread_id: int, body: MyThread) -> HTTPRe
     )
     if await request.app.ctx.tasks.finish(work) is None:
         raise NotFound()
+    request.app.ctx.bus.changed()
     return await _shown(request, thread_id, status=200)

@@ -47,7 +47,7 @@ CREATE TABLE personal_changes (
     CONSTRAINT personal_changes_pkey PRIMARY KEY (xid, user_id, thread_id)
 );
 
-CREATE INDEX changes_by_xid ON changes (xid);  -- merged.tail
+CREATE INDEX changes_by_xid ON changes (xid);  -- merged.tail, log_place
 
 -- How many messages are deleted in each 2^7, 2^14 and 2^21 places: so that unread counts need not count them.
 CREATE TABLE deletions (
@@ -183,57 +183,79 @@ $$ SELECT coalesce((
             WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to) near
         WHERE near.deleted_at IS NULL), read_to + 1) $$;
 
+-- In parts, so that what the readers of a thread share is told to all of them (merged.tail): head, the last message,
+-- rest; and mine. They stand side by side in `thread`, and each costs nothing where it is not asked for.
 CREATE OR REPLACE VIEW my_threads WITH (security_invoker) AS
-SELECT d.user_id, d.thread_id,
-    '{"id":' || d.thread_id || ',"kind":"' || d.kind || '","history":"' || d.history || '"'
-    || ',"title":' || coalesce(to_json(d.title)::text, 'null')
-    || ',"createdAt":' || time_json(d.created_at)
-    || ',"lastSeq":' || d.last_seq || ',"lastRev":' || d.last_rev
-    || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || d.thread_id || '.' || d.last_rev || '"'
-    || ',"lastMessageAt":' || coalesce(time_json(d.last_message_at), 'null')
-    -- Null when the latest message lies outside the reader's stretches.
-    || ',"lastMessage":' || coalesce((
-        SELECT '{"seq":' || m.seq || ',"author":' || author_json(a)
-            || ',"text":' || to_json(left(m.text, 200))::text
-            || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END || '}'
-        FROM messages m
-        JOIN users a ON a.id = m.author_id
-        WHERE m.thread_id = d.thread_id AND m.seq = d.last_seq
-            AND (d.history = 'all' OR m.seq > d.joined_seq OR EXISTS (
-                SELECT FROM memberships s
-                WHERE s.thread_id = d.thread_id AND s.user_id = d.user_id
-                    AND s.joined_seq < m.seq AND s.left_seq >= m.seq))), 'null')
-    || ',"messageCount":' || d.message_count || ',"memberCount":' || d.member_count
-    || ',"unreadCount":' || unread.count
-    || ',"mentionCount":' || (
-        SELECT count(*) FROM (
-            SELECT FROM mentions n
-            WHERE n.thread_id = d.thread_id AND n.user_id = d.user_id AND n.seq > d.read_seq
-            LIMIT 1000) unread_ones)
-    || ',"firstUnreadSeq":' || CASE
-        WHEN unread.count = 0 THEN 'null'
-        WHEN d.last_deleted_seq <= d.read_seq AND (d.history = 'all' OR d.read_seq >= d.joined_seq)
-            THEN (d.read_seq + 1)::text
-        ELSE first_unread(d.user_id, d.thread_id, d.read_seq)::text END
-    || ',"lastReadSeq":' || d.read_seq
-    || ',"role":"' || d.role || '"'
-    || ',"muted":' || d.muted || ',"archived":' || d.archived || ',"notify":"' || d.notify || '"'
-    || CASE WHEN d.kind = 'channel' THEN '' ELSE ',"members":' || (
-        SELECT '[' || string_agg('{"userId":' || u.id || ',"name":' || to_json(u.name)::text
-            || ',"username":' || coalesce(to_json(u.username)::text, 'null')
-            || ',"role":"' || first.role || '"}', ',' ORDER BY first.user_id) || ']'
-        FROM (SELECT o.user_id, o.role FROM memberships o
-              WHERE o.thread_id = d.thread_id AND o.left_rev IS NULL
-              ORDER BY o.user_id LIMIT 10) first
-        JOIN users u ON u.id = first.user_id) END
-    || '}' AS thread
-FROM doors d
--- Arithmetic: the messages after my read cursor, less the deleted ones among them (by their counters), which are
--- asked for only where there can be any.
-CROSS JOIN LATERAL (SELECT CASE
-    WHEN d.history = 'joined' AND d.read_seq < d.joined_seq THEN unread_in_sight(d.user_id, d.thread_id, d.read_seq)
-    WHEN d.last_deleted_seq <= d.read_seq THEN d.last_seq - d.read_seq
-    ELSE d.last_seq - d.read_seq - deleted_after(d.thread_id, d.read_seq) END AS count) unread;
+SELECT user_id, thread_id, head || CASE WHEN sees_last THEN last ELSE 'null' END || rest || mine AS thread,
+    head, last, sees_last, rest, mine, floor
+FROM (
+    SELECT d.user_id, d.thread_id,
+        CASE d.history WHEN 'joined' THEN d.joined_seq ELSE 0 END AS floor,  -- all after it is in sight
+        '{"id":' || d.thread_id || ',"kind":"' || d.kind || '","history":"' || d.history || '"'
+        || ',"title":' || coalesce(to_json(d.title)::text, 'null')
+        || ',"createdAt":' || time_json(d.created_at)
+        || ',"lastSeq":' || d.last_seq || ',"lastRev":' || d.last_rev
+        || ',"streamCursor":"' || (SELECT epoch FROM log_epoch) || '.' || d.thread_id || '.' || d.last_rev || '"'
+        || ',"lastMessageAt":' || coalesce(time_json(d.last_message_at), 'null')
+        || ',"lastMessage":' AS head,
+        coalesce((
+            SELECT '{"seq":' || m.seq || ',"author":' || author_json(a)
+                || ',"text":' || to_json(left(m.text, 200))::text
+                || CASE WHEN m.deleted_at IS NULL THEN '' ELSE ',"deletedAt":' || time_json(m.deleted_at) END || '}'
+            FROM messages m
+            JOIN users a ON a.id = m.author_id
+            WHERE m.thread_id = d.thread_id AND m.seq = d.last_seq), 'null') AS last,
+        -- Not when the latest message lies outside the reader's stretches.
+        d.history = 'all' OR d.last_seq > d.joined_seq OR EXISTS (
+            SELECT FROM memberships s
+            WHERE s.thread_id = d.thread_id AND s.user_id = d.user_id
+                AND s.joined_seq < d.last_seq AND s.left_seq >= d.last_seq) AS sees_last,
+        ',"messageCount":' || d.message_count || ',"memberCount":' || d.member_count
+        || CASE WHEN d.kind = 'channel' THEN '' ELSE ',"members":' || (
+            SELECT '[' || string_agg('{"userId":' || u.id || ',"name":' || to_json(u.name)::text
+                || ',"username":' || coalesce(to_json(u.username)::text, 'null')
+                || ',"role":"' || first.role || '"}', ',' ORDER BY first.user_id) || ']'
+            FROM (SELECT o.user_id, o.role FROM memberships o
+                  WHERE o.thread_id = d.thread_id AND o.left_rev IS NULL
+                  ORDER BY o.user_id LIMIT 10) first
+            JOIN users u ON u.id = first.user_id) END AS rest,
+        ',"unreadCount":' || unread.count
+        || ',"mentionCount":' || (
+            SELECT count(*) FROM (
+                SELECT FROM mentions n
+                WHERE n.thread_id = d.thread_id AND n.user_id = d.user_id AND n.seq > d.read_seq
+                LIMIT 1000) unread_ones)
+        || ',"firstUnreadSeq":' || CASE
+            WHEN unread.count = 0 THEN 'null'
+            WHEN d.last_deleted_seq <= d.read_seq AND (d.history = 'all' OR d.read_seq >= d.joined_seq)
+                THEN (d.read_seq + 1)::text
+            ELSE first_unread(d.user_id, d.thread_id, d.read_seq)::text END
+        || ',"lastReadSeq":' || d.read_seq
+        || ',"role":"' || d.role || '"'
+        || ',"muted":' || d.muted || ',"archived":' || d.archived || ',"notify":"' || d.notify || '"}' AS mine
+    FROM doors d
+    -- Arithmetic: the messages after my read cursor, less the deleted ones among them (by their counters), which are
+    -- asked for only where there can be any.
+    CROSS JOIN LATERAL (SELECT CASE
+        WHEN d.history = 'joined' AND d.read_seq < d.joined_seq THEN unread_in_sight(d.user_id, d.thread_id, d.read_seq)
+        WHEN d.last_deleted_seq <= d.read_seq THEN d.last_seq - d.read_seq
+        ELSE d.last_seq - d.read_seq - deleted_after(d.thread_id, d.read_seq) END AS count) unread) parts;
+
+-- Where the log stands in the snapshot of the statement that asks, for the user stream: a pg_snapshot, as text. It
+-- ends after the latest change, and not with the next xid: of transactions that were rolled back a crash may leave no
+-- trace, and their xids are given out again.
+CREATE FUNCTION log_place(latest xid8) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT coalesce(min(open.xid), place.after) || ':' || place.after || ':'
+        || coalesce(string_agg(open.xid::text, ',' ORDER BY open.xid), '')
+   FROM (SELECT latest::text::bigint + 1 AS after) place
+   LEFT JOIN (SELECT x::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) x) open ON open.xid < place.after
+   GROUP BY place.after $$;
+
+-- Rows that pg_dump brought from another cluster may have xids that are still to come here: they count when these have.
+CREATE FUNCTION log_place() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT log_place(greatest('3'::xid8,
+    (SELECT xid FROM changes WHERE xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid DESC LIMIT 1),
+    (SELECT xid FROM personal_changes WHERE xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid DESC LIMIT 1))) $$;
 
 CREATE OR REPLACE VIEW open_channels WITH (security_invoker) AS
 SELECT t.id AS thread_id,
@@ -250,7 +272,7 @@ WHERE t.kind = 'channel' AND h.deleted_at IS NULL;
 -- migrate:down
 
 DROP VIEW open_channels, my_threads, sights, doors;
-DROP FUNCTION unread_in_sight, first_unread, deleted_after, reactions_for,
+DROP FUNCTION unread_in_sight, first_unread, deleted_after, reactions_for, log_place(), log_place(xid8),
     message_json(messages, users, messages, users, text, text);
 DROP TABLE message_edits, pins, reactions, mentions, deletions, personal_changes, marks;
 DROP INDEX changes_by_xid, memberships_past;

@@ -61,7 +61,8 @@ WITH people AS (
     FROM kinds
     WHERE kind = 'direct'
 ), log AS (
-    INSERT INTO changes (thread_id, rev, kind, seq) SELECT thread_id, seq + 100, 'message', seq FROM message
+    INSERT INTO changes (thread_id, rev, kind, seq, xid)
+    SELECT thread_id, seq + 100, 'message', seq, (4 + i / 50)::text::xid8 FROM message
 ), once AS (
     INSERT INTO client_ids (thread_id, author_id, client_id, seq, body_hash)
     SELECT thread_id, author_id, 'client ' || i, seq, sha256('sample') FROM message

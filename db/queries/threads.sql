@@ -4,7 +4,8 @@
 -- Reads go through the caller's own membership (views doors and my_threads); channels are open to all.
 
 -- name: mine :one
--- My threads, latest activity first: their JSON and, when there are more, the key to go on from.
+-- My threads, latest activity first: their JSON and, when there are more, the key to go on from. place: where the
+-- user stream goes on from this page.
 -- params: user_id, search (part of the title, or null), kind (or null), unread (true: only those with unread),
 --         archived (true: only those that are, false: only the others), before_at (timestamptz), before_id (where the last page ended, exclusive), size (1 to 100)
 -- route:  GET /api/threads (hot: each start of a client)
@@ -29,6 +30,7 @@ WITH page AS (
 )
 SELECT coalesce('[' || string_agg(v.thread, ',' ORDER BY k.active_at DESC, k.thread_id DESC) || ']', '[]') AS threads,
     (SELECT count(*) FROM page) > count(*) AS more,
+    log_place() AS place,
     min(k.active_at) AS active_at,
     (array_agg(k.thread_id ORDER BY k.active_at, k.thread_id))[1] AS thread_id
 FROM kept k

@@ -19,7 +19,9 @@ from redis.exceptions import RedisError
 
 from server.base import log
 
+CHANGED_SECONDS = 0.01  # between two times that it is said
 # Topics, besides a channel for each thread: always subscribed, where somebody listens (`Bus.on`).
+CHANGED = "changed"  # something, of whatever thread
 ENDED = "ended"  # the ids of sessions that are over
 PRESENCE = "presence"  # who came and who went
 PING_SECONDS = 2.0
@@ -59,6 +61,7 @@ class Bus:
         self._me = secrets.token_hex(4)  # so that what was told here is not told again when it comes back
         self._epoch = ""
         self._threads: set[int] = set()
+        self._saying = False  # CHANGED, in a moment
         self._outbox: deque[tuple[str, str | bytes]] = deque()
         self._pending_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,9 +138,25 @@ class Bus:
         self._told(thread_id, name, key, data, but)
         self.post(thread_id, f"~{name} {key} {but} {self._me}\n".encode() + data)
 
+    def changed(self) -> None:
+        """Something has changed that user streams tell of: what is rung for, and what concerns one person alone.
+
+        This worker's own readers need not wait; the others are told a little later, once for all that comes meanwhile.
+        """
+        if (heard := self._topics.get(CHANGED)) is not None:
+            heard(b"")
+        if not self._saying:
+            self._saying = True
+            asyncio.get_running_loop().call_later(CHANGED_SECONDS, self._say_changed)
+
+    def _say_changed(self) -> None:
+        self._saying = False
+        self.post(CHANGED, self._me)
+
     def _ring(self, thread_id: int, payload: str) -> None:
         self._heard(thread_id, payload.encode())  # this worker's own readers need not wait for Redis
         self.post(thread_id, payload)
+        self.changed()
 
     def post(self, topic: int | str, payload: str | bytes) -> None:
         """Publish; dropped when too much waits to be published."""
@@ -240,7 +259,8 @@ class Bus:
 
     def _arrived(self, topic: bytes, payload: bytes) -> None:
         if not topic.isdigit():
-            self._topics[topic.decode()](payload)
+            if topic != CHANGED.encode() or payload != self._me.encode():
+                self._topics[topic.decode()](payload)
         elif payload.startswith(b"~"):
             head, _, data = payload[1:].partition(b"\n")
             name, key, but, whose = head.decode().split(" ")
