@@ -338,6 +338,13 @@ class Follow:
         self.cursor = event.id or self.cursor
         return event
 
+    async def open(self) -> None:
+        """Connect now, once. Raises Refused and Away."""
+        try:
+            await self._connect()
+        except httpx.TransportError as error:
+            raise Away(f"{type(error).__name__}: {error}") from error
+
     async def drop(self) -> None:
         """Hang up. What was not handed out comes again with the next connection."""
         answer, self._answer, self._pieces = self._answer, None, None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.client import Answer, Client, Event, Follow, Refused, Socket
-from server.ops.evidence import Sends, Sent, Tally, Told
+from server.ops.evidence import FeedTold, Sends, Sent, Tally, Told
 
 TEXT_LENGTHS = (
     (0.8, 200),
@@ -23,6 +23,8 @@ MEMORY = 50  # of one's own messages that one edits and deletes
 AWAY_SECONDS = (0.05, 1.0)  # how long a reader is gone
 HELD_SECONDS = (0.2, 4.0)  # how long one does not read
 STAY_SECONDS = (0.2, 4.0)  # and between two of these
+LEAF_SECONDS = (0.2, 2.0)  # between two acts of reading
+Threads = dict[int, dict[str, Any]]  # as GET gives them to somebody, by id
 
 
 def text_of(sent: Sent) -> str:
@@ -205,18 +207,11 @@ class Reader:
     """Somebody who reads for as long as the run lasts: what, and with what in mind, is each transport's own."""
 
     def __init__(
-        self,
-        name: str,
-        stream: Follow | Socket,
-        tally: Tally,
-        manners: Manners,
-        chance: random.Random,
-        told: list[Told],
+        self, name: str, stream: Follow | Socket, tally: Tally, manners: Manners, chance: random.Random
     ) -> None:
-        self.name, self.told = name, told
-        self.stream, self._tally, self._manners, self._chance = stream, tally, manners, chance
+        self.name, self.stream, self.tally = name, stream, tally
+        self._manners, self._chance = manners, chance
         self._connections = 0
-        self.transport = tally.name
         tally.readers += 1
 
     async def run(self) -> None:
@@ -232,25 +227,28 @@ class Reader:
                 await self.stream.drop()
                 await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
             except Refused as error:
-                self._tally.found("lost", f"{self.name}: the stream was refused: {error}")
+                self.tally.found("lost", f"{self.name}: the stream was refused: {error}")
                 await asyncio.sleep(1)
 
     async def _read(self, hold_at: float) -> None:
         """Take what comes; from hold_at on the next event must wait for a while."""
         async for event in self.stream:
             now = time.monotonic()
-            self._tally.connections += self.stream.connections - self._connections
+            self.tally.connections += self.stream.connections - self._connections
             self._connections = self.stream.connections
             self.take(event, now)
             if now > hold_at:
                 self._manners.done["pause"] += 1
                 await asyncio.sleep(self._chance.uniform(*HELD_SECONDS))
-                for told in self.told:  # what was sent meanwhile is late by its own fault
-                    told.since = time.monotonic()
+                self.held(time.monotonic())
                 return
 
     def take(self, event: Event, at: float) -> None:
         """One event more."""
+        raise NotImplementedError
+
+    def held(self, at: float) -> None:
+        """It reads again: what was sent before is late by its own fault."""
         raise NotImplementedError
 
     @property
@@ -258,30 +256,73 @@ class Reader:
         """Whether it reads."""
         return self.stream.connections > 0
 
-    def level(self, threads: dict[int, dict[str, Any]]) -> bool:
-        """Whether it has been told all there is of threads at rest."""
-        return all(told.rev >= threads[told.thread_id]["lastRev"] for told in self.told)
+    def level(self, threads: Threads) -> bool:
+        """Whether it has been told all there is of threads at rest, as they are for this person."""
+        raise NotImplementedError
 
-    def judge(self, threads: dict[int, dict[str, Any]], fresh: dict[int, dict[int, int]]) -> None:
-        """At the end, against what a fresh client is shown."""
-        for told in self.told:
-            told.judge(threads[told.thread_id]["lastRev"], fresh[told.thread_id])
-
-
-class ThreadReader(Reader):
-    """Follows one thread over SSE."""
-
-    def take(self, event: Event, at: float) -> None:
-        self.told[0].take(event, at)
+    def judge(self, threads: Threads, shown: dict[int, dict[int, int]]) -> None:
+        """At the end, against what a fresh client is shown: also of each message of each thread."""
+        raise NotImplementedError
 
 
-class SocketReader(Reader):
-    """Follows all threads over a WebSocket."""
+class LogReader(Reader):
+    """Follows threads: one over SSE, or several over a WebSocket."""
+
+    def __init__(self, *as_a_reader: Any, told: list[Told]) -> None:
+        super().__init__(*as_a_reader)
+        self._told = {one.thread_id: one for one in told}
 
     def take(self, event: Event, at: float) -> None:
-        thread_id = event.data.get("threadId")
-        told = next((told for told in self.told if told.thread_id == thread_id), None)
+        (only, *others) = self._told.values()
+        thread_id = event.data.get("threadId") if others else only.thread_id
         if event.kind == "left":
-            self._tally.found("lost", f"{self.name}, thread {thread_id}: sent away: {event.data['reason']}")
-        elif told is not None:
-            told.take(event, at)
+            self.tally.found("lost", f"{self.name}, thread {thread_id}: sent away: {event.data['reason']}")
+        elif thread_id in self._told:
+            self._told[thread_id].take(event, at)
+
+    def held(self, at: float) -> None:
+        for told in self._told.values():
+            told.since = at
+
+    def level(self, threads: Threads) -> bool:
+        return all(told.rev >= threads[thread_id]["lastRev"] for thread_id, told in self._told.items())
+
+    def judge(self, threads: Threads, shown: dict[int, dict[int, int]]) -> None:
+        for thread_id, told in self._told.items():
+            told.judge(threads[thread_id]["lastRev"], shown[thread_id])
+
+
+class FeedReader(Reader):
+    """Follows the user stream."""
+
+    def __init__(self, *as_a_reader: Any, told: FeedTold) -> None:
+        super().__init__(*as_a_reader)
+        self._told = told
+
+    def take(self, event: Event, at: float) -> None:
+        self._told.take(event, at)
+
+    def held(self, at: float) -> None:
+        self._told.since = at
+        self._told.lag()
+
+    def level(self, threads: Threads) -> bool:
+        return self._told.level(threads)
+
+    def judge(self, threads: Threads, shown: dict[int, dict[int, int]]) -> None:
+        self._told.judge(threads)
+
+
+async def leaf(client: Client, threads: list[Thread], chance: random.Random, over: asyncio.Event) -> None:
+    """Read and unread threads now and then, as people do: their counts move."""
+    while not over.is_set():
+        thread = chance.choice(threads)
+        last = (await client.insist("GET", thread.path)).data["thread"]["lastSeq"]
+        if last:
+            act = chance.choice(("read", "read", "unread"))
+            await client.insist("POST", f"{thread.path}/{act}", {"seq": chance.randint(1, last)})
+        try:
+            async with asyncio.timeout(chance.uniform(*LEAF_SECONDS)):
+                await over.wait()
+        except TimeoutError:
+            continue

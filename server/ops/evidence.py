@@ -204,6 +204,91 @@ class Told:
             )
 
 
+class FeedTold:
+    """What one reader was told of all their threads by the user stream.
+
+    Live, each message is one `thread` event. After a reconnect, and when behind, several of a thread may come as one,
+    without a message: then its lastSeq says how far. Nothing may be left out in between.
+    """
+
+    def __init__(self, tally: Tally, who: str, thread_ids: Iterable[int], ledger: dict[str, Sent]) -> None:
+        self.tally, self.who = tally, who
+        self.since = math.inf  # when what is read without a break began
+        self._ledger = ledger
+        self._high = dict.fromkeys(thread_ids, 0)  # up to where messages were told
+        self._missing: dict[int, set[int]] = {thread_id: set() for thread_id in self._high}
+        self._last: dict[int, dict[str, Any]] = {}
+        self._behind: set[int] = set()  # threads of which several messages may come as one
+        self._begun = False
+
+    def lag(self) -> None:
+        """It may be behind from here on: it came back, or did not read for a while."""
+        self._behind.update(self._high)
+
+    def take(self, event: Event, at: float) -> None:
+        """The next event, as it came."""
+        if event.kind == "ready":
+            self.since = at
+            if self._begun:
+                self.lag()
+            self._begun = True
+        elif event.kind == "resync":
+            self.tally.found("resyncs", f"{self.who}: resync, though nothing is missing")
+        elif event.kind == "thread" and event.data["id"] in self._high:
+            self.tally.events += 1
+            self._thread(event.data, at)
+
+    def _thread(self, thread: dict[str, Any], at: float) -> None:
+        thread_id = thread["id"]
+        where = f"{self.who}, thread {thread_id}"
+        if thread["role"] is None:
+            self.tally.found("lost", f"{where}: no longer theirs, it was said: {thread.get('act')}")
+            return
+        if thread["lastSeq"] < self._last.get(thread_id, thread)["lastSeq"]:
+            self.tally.found("stale", f"{where}: lastSeq fell to {thread['lastSeq']}")
+        self._last[thread_id] = thread
+        message, high, missing = thread.get("message"), self._high[thread_id], self._missing[thread_id]
+        if message is None:
+            if thread_id in self._behind:
+                self._high[thread_id] = max(high, thread["lastSeq"])
+            return
+        self._behind.discard(thread_id)
+        seq = message["seq"]
+        if seq > high:
+            missing.update(range(high + 1, seq))
+            self._high[thread_id] = seq
+        elif seq in missing:
+            missing.discard(seq)
+            self.tally.found("reordered", f"{where}: message {seq} came after {high}")
+        else:
+            self.tally.found("duplicated", f"{where}: message {seq} came twice")
+            return
+        sent = self._ledger.get(message.get("clientId", ""))
+        if sent is not None:
+            self.tally.arrived(sent, at, self.since)
+
+    def level(self, fresh: dict[int, dict[str, Any]]) -> bool:
+        """Whether the last that was told of each thread is what is so. fresh: threads as GET gives them."""
+        return all(
+            self._high[one] >= fresh[one]["lastSeq"] and not self._differs(fresh[one]) for one in self._high
+        )
+
+    def _differs(self, fresh: dict[str, Any]) -> list[str]:
+        told = self._last.get(fresh["id"], {})
+        return [name for name in ("lastSeq", "unreadCount", "title") if told.get(name) != fresh[name]]
+
+    def judge(self, fresh: dict[int, dict[str, Any]]) -> None:
+        """At the end."""
+        for thread_id, missing in self._missing.items():
+            where, thread = f"{self.who}, thread {thread_id}", fresh[thread_id]
+            left = sorted(missing) + list(range(self._high[thread_id] + 1, thread["lastSeq"] + 1))
+            if left:
+                self.tally.found("lost", f"{where}: messages {brief(left)} of {thread['lastSeq']}", len(left))
+            for name in self._differs(thread):
+                told = self._last.get(thread_id, {}).get(name)
+                self.tally.found("stale", f"{where}: {name} {told!r} was told last, it is {thread[name]!r}")
+
+
 def brief(numbers: list[int]) -> str:
     """The first of many."""
     return ", ".join(map(str, numbers[:5])) + (f" … ({len(numbers)})" if len(numbers) > 5 else "")

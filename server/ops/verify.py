@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 
 from server.base.settings import Settings
-from server.client import Away, Client, Refused, Socket, connections
-from server.ops.crowd import Manners, Reader, SocketReader, Thread, ThreadReader, Writer, text_of
-from server.ops.evidence import Findings, Sends, Tally, Told, shown
+from server.client import Away, Client, Follow, Refused, Socket, connections
+from server.ops.crowd import FeedReader, LogReader, Manners, Reader, Thread, Threads, Writer, leaf, text_of
+from server.ops.evidence import FeedTold, Findings, Sends, Tally, Told, shown
 from server.ops.stage import Stage, StageError
 
 CLIENT_FAULTS = ("drop", "pause")
@@ -30,7 +30,7 @@ FINISH_SECONDS = 60.0  # for the last answers to the writers
 SETTLE_SECONDS = 30.0  # for the last events to the readers
 PEOPLE = 100  # at most: registering has a brake
 SEND_RATE = 15.0  # a second, of one person: below the brake of a server that is not ours
-THREAD_STREAM, SOCKET = "thread stream", "WebSocket"
+THREAD_STREAM, SOCKET, FEED = "thread stream", "WebSocket", "user stream"
 READERS = 3  # people who read; each may have several readers
 PAGE = 100
 
@@ -255,35 +255,42 @@ class Trial:
 
     async def _transports(self) -> list[str]:
         """What the server has."""
-        found = [THREAD_STREAM]
-        async with self._people[0].socket() as socket:
+        found, person = [THREAD_STREAM], self._people[0]
+        socket, feed = person.socket(), person.feed()
+        for name, stream, opening in ((SOCKET, socket, socket.open), (FEED, feed, feed.open)):
             try:
-                await socket.open()
+                await opening()
             except Refused as error:
                 if error.passing:
                     raise
-                self._verdict.missing.append(SOCKET)
+                self._verdict.missing.append(name)
             else:
-                found.append(SOCKET)
+                found.append(name)
+            finally:
+                await stream.drop()
         return found
 
     def _reader(self, number: int, transport: str) -> Reader:
         """Of each transport one that behaves, then one that doesn't, and so on."""
-        round_ = sum(reader.transport == transport for reader in self._readers)
-        person = self._people[self._plan.writers + number % READERS]
-        name, manners = f"reader {number}", self._manners if round_ % 2 else Manners()
-        chance, tally = random.Random(self._chance.random()), self._tally(transport)
-        threads = self._threads
+        round_ = sum(reader.tally.name == transport for reader in self._readers)
+        name, person = f"reader {number}", self._reading(number)
+        tally, ledger, threads = self._tally(transport), self._verdict.sends.ledger, self._threads
+        rest = (tally, self._manners if round_ % 2 else Manners(), random.Random(self._chance.random()))
+        if transport == FEED:
+            told = FeedTold(tally, name, [one.id for one in threads], ledger)
+            return FeedReader(name, person.feed(), *rest, told=told)
         if transport == THREAD_STREAM:
             threads = [threads[round_ // 2 % len(threads)]]
-        told = [Told(tally, name, one.id, one.cursor, self._verdict.sends.ledger) for one in threads]
-        if transport == THREAD_STREAM:
-            follow = person.follow(threads[0].id, since=threads[0].cursor)
-            return ThreadReader(name, follow, tally, manners, chance, told)
-        socket = person.socket()
-        for one in threads:
-            socket.cursors[one.id] = one.cursor
-        return SocketReader(name, socket, tally, manners, chance, told)
+            stream: Follow | Socket = person.follow(threads[0].id, since=threads[0].cursor)
+        else:
+            stream = person.socket()
+            stream.cursors |= {one.id: one.cursor for one in threads}
+        logs = [Told(tally, name, one.id, one.cursor, ledger) for one in threads]
+        return LogReader(name, stream, *rest, told=logs)
+
+    def _reading(self, number: int) -> Client:
+        """Who reads by this reader."""
+        return self._people[self._plan.writers + number % READERS]
 
     def _tally(self, name: str) -> Tally:
         return self._verdict.tallies.setdefault(name, Tally(name, self._verdict.findings))
@@ -299,7 +306,7 @@ class Trial:
                 self._start(reader.run())
             if not await self._until(lambda: all(reader.begun for reader in self._readers), OPEN_SECONDS):
                 raise CannotRun(f"Not all streams of {self._url} could be opened.")
-            writers = [self._start(work) for work in self._writers(over)]
+            writers = [self._start(work) for work in (*self._writers(over), *self._leafers(over))]
             hurting = self._start(self._hurt())
             await self._until(lambda: hurting.done() and hurting.exception() is not None, self._plan.seconds)
             ledger = self._verdict.sends.ledger
@@ -352,6 +359,10 @@ class Trial:
             found.append(writer.work(self._plan.writers / self._plan.rate, over))
         return found
 
+    def _leafers(self, over: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
+        people = self._people[self._plan.writers :] if FEED in self._verdict.tallies else []
+        return [leaf(one, self._threads, random.Random(self._chance.random()), over) for one in people]
+
     async def _hurt(self) -> None:
         """One fault of the server after the other, spread over the time there is."""
         faults = [name for name in SERVER_FAULTS if name in self._plan.faults]
@@ -368,23 +379,30 @@ class Trial:
 
     async def _judge(self) -> None:
         """When all is written: wait for the readers, then compare with what is there."""
-        threads = {thread.id: await self._thread(thread) for thread in self._threads}
-        await self._until(lambda: all(reader.level(threads) for reader in self._readers), SETTLE_SECONDS)
-        fresh: dict[int, dict[int, int]] = {}
+        mine = [await self._fresh(self._reading(number)) for number in range(READERS)]
+        readers = [(reader, mine[number % READERS]) for number, reader in enumerate(self._readers)]
+        await self._until(lambda: all(reader.level(threads) for reader, threads in readers), SETTLE_SECONDS)
+        pages: dict[int, dict[int, int]] = {}
         sends = self._verdict.sends
         for thread in self._threads:
             messages = await self._messages(thread)
-            fresh[thread.id] = {message["seq"]: shown(message) for message in messages}
-            sends.judge(threads[thread.id], messages, thread.mine, text_of)
-        for reader in self._readers:
-            reader.judge(threads, fresh)
+            pages[thread.id] = {message["seq"]: shown(message) for message in messages}
+            sends.judge(mine[0][thread.id], messages, thread.mine, text_of)
+        for reader, threads in readers:
+            reader.judge(threads, pages)
         if self._stage is not None:
             for cause in self._stage.faults:
                 sends.found("wrong", f"the server answered with 500: {cause}")
 
-    async def _thread(self, thread: Thread) -> dict[str, Any]:
-        found: dict[str, Any] = (await self._people[-1].insist("GET", thread.path)).data["thread"]
-        return found
+    async def _fresh(self, person: Client) -> Threads:
+        """The threads of this run, as the list gives them to somebody."""
+        found, cursor = list[dict[str, Any]](), ""
+        while True:
+            page = (await person.insist("GET", f"/api/threads?limit={PAGE}{cursor}")).data
+            found += page["threads"]
+            if page["nextCursor"] is None:
+                return {thread["id"]: thread for thread in found}
+            cursor = f"&cursor={page['nextCursor']}"
 
     async def _messages(self, thread: Thread) -> list[dict[str, Any]]:
         """All pages, from the first message on."""
