@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +160,37 @@ def bounded(block: Block, found: list[dict[str, Any]]) -> None:
 
 
 async def test_a_page_touches_as_many_buffers_at_any_depth(town: asyncpg.Connection) -> None:
-    touched = []
-    block = blocks("messages")["page_after"]
-    for after in (0, 2000, 3850):
-        values = ["1", "7", str(after), "50", "1"]
-        text = re.sub(r"\$(\d)", lambda m, values=values: values[int(m[1]) - 1], block.text)  # type: ignore[misc]
-        await town.fetch(text)
-        said = await town.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON, TIMING OFF) {text}")
-        root = json.loads(said)[0]["Plan"]
-        touched.append(root["Shared Hit Blocks"] + root["Shared Read Blocks"])
+    touched = [buffers(await page(town, after)) for after in (0, 2000, 3850)]
     assert max(touched) <= min(touched) * 1.1, touched
+
+
+async def test_a_page_without_reactions_costs_as_much_as_if_there_were_none(
+    town: asyncpg.Connection,
+) -> None:
+    def without(text: str) -> str:
+        return re.sub(r"reactions_for\(p, \S+\)", "'[]'", text)
+
+    for after, size, same in ((0, 10, True), (11, 10, True), (0, 50, False)):  # each eleventh has some
+        found = [buffers(await page(town, after, size, edited)) for edited in (str, without)]
+        assert (found[0] == found[1]) == same, found
+
+
+def buffers(found: dict[str, Any]) -> int:
+    """How many pages a plan has touched."""
+    return int(found["Shared Hit Blocks"] + found["Shared Read Blocks"])
+
+
+async def page(
+    town: asyncpg.Connection, after: int, size: int = 50, edited: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """The plan of a page of thread 7, as it was executed the second time."""
+    values = ["1", "7", str(after), str(size), "1"]
+    block = blocks("messages")["page_after"]
+    text = re.sub(r"\$(\d)", lambda m: values[int(m[1]) - 1], edited(block.text))
+    await town.fetch(text)
+    said = await town.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON, TIMING OFF) {text}")
+    root: dict[str, Any] = json.loads(said)[0]["Plan"]
+    return root
 
 
 def test_the_binder_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,9 @@ class State:
         """What is compared."""
         plain = {
             seq: {k: v for k, v in m.items() if k not in ("status", "rev")}
+            | {
+                "reactions": [(one["emoji"], one["count"]) for one in m["reactions"]]
+            }  # whose, events don't tell
             for seq, m in self.messages.items()
         }
         return self.title, self.members, dict(sorted(plain.items()))
@@ -192,6 +195,12 @@ class History:
                 assert reply.status in (200, 409)
             case "delete":
                 assert (await api.delete(f"{url}/messages/{seq}", as_=ada)).status == 204
+            case "react" | "pin":
+                emoji = f"reactions/:{chance.choice('ab')}:"
+                place = f"{url}/messages/{seq}/{emoji if step == 'react' else 'pin'}"
+                who = ada if step == "pin" else chance.choice((ada, self._ben))
+                reply = await api.ask(chance.choice(("PUT", "PUT", "DELETE")), place, as_=who)
+                assert reply.status in (204, 409) or who == self._ben
             case "rename":
                 assert (await api.patch(url, {"title": text}, as_=ada)).status == 200
             case "role":
@@ -206,7 +215,7 @@ class History:
 
 
 STEPS = (
-    "say", "say", "say", "reply", "reply", "edit", "delete", "rename", "role",
+    "say", "say", "say", "reply", "reply", "edit", "delete", "react", "react", "react", "pin", "pin", "rename", "role",
     "remove", "leave", "invite", "invite", "others", "others",
     "fetch", "follow", "follow", "follow", "follow", "take", "take", "take", "cut", "cut",
 )  # fmt: skip
