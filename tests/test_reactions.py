@@ -8,8 +8,9 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from server.base.emoji import EMOJI, spelled
 from server.base.errors import Invalid
-from server.reactions import EMOJI, KINDS, emoji_of
+from server.reactions import KINDS, emoji_of
 from tests.client import Api, Person, Reply
 from tests.conftest import Cast, Maker
 from tests.rules import dense, ok, raw, refused, waits_for_a_lock
@@ -199,12 +200,38 @@ async def test_a_message_has_reactions_of_twenty_kinds_at_most(api: Api, cast: C
 
 def test_emoji_of_every_build_are_taken() -> None:
     for emoji in (
-        UP, HEART, "\u2764", FAMILY, "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea", "1\ufe0f\u20e3", "#\u20e3",
+        UP, HEART, FAMILY, "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea", "1\ufe0f\u20e3", "#\ufe0f\u20e3",
         "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "\U0001f3f3\ufe0f\u200d\U0001f308",
         "\U0001f468\U0001f3fb\u200d\u2764\ufe0f\u200d\U0001f48b\u200d\U0001f468\U0001f3ff", "\U0001f3fd", "\U0001fae9",
         ":+1:", ":-1:", ":e-mail:", ":100:", ":party_parrot:", f":{'x' * 30}:",
     ):  # fmt: skip
         assert emoji_of(quote(emoji)) == emoji, ascii(emoji)
+
+
+@pytest.mark.parametrize(
+    ("other", "one"),
+    [
+        ("\u2764", HEART),
+        (UP + "\ufe0f", UP),
+        ("1\u20e3", "1\ufe0f\u20e3"),
+        ("\u261d\ufe0f\U0001f3fd", "\u261d\U0001f3fd"),
+        ("\U0001f3f3\u200d\U0001f308", "\U0001f3f3\ufe0f\u200d\U0001f308"),
+        ("\U0001f575\u200d\u2642", "\U0001f575\ufe0f\u200d\u2642\ufe0f"),
+        ("\U0001f468\u200d\u2764\u200d\U0001f468", "\U0001f468\u200d\u2764\ufe0f\u200d\U0001f468"),
+    ],
+    ids=ascii,
+)
+def test_an_emoji_has_one_spelling(other: str, one: str) -> None:
+    assert spelled(other) == spelled(one) == one
+
+
+async def test_however_an_emoji_is_spelled_it_is_the_same_reaction(api: Api, cast: Cast) -> None:
+    await api.say(cast.team, cast.ada, "x")
+    ok(await react(api, cast.team, 1, cast.ada, "\u2764"), 204)
+    ok(await react(api, cast.team, 1, cast.ben, HEART), 204)
+    assert await shown(api, cast.team, cast.ada) == [(HEART, 2, True)]
+    ok(await unreact(api, cast.team, 1, cast.ben, "\u2764"), 204)
+    assert await shown(api, cast.team, cast.ada) == [(HEART, 1, True)]
 
 
 def test_all_that_is_an_emoji_is_in_the_normal_form() -> None:
