@@ -1,6 +1,7 @@
 """Reactions: whose, to what, in which signs, and counted right however many react at once."""
 
 import asyncio
+import random
 import unicodedata
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +9,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from server import messages, pins, reactions
+from server.base.db import open_pool
 from server.base.emoji import EMOJI, spelled
 from server.base.errors import Invalid
 from server.reactions import KINDS, emoji_of
@@ -369,7 +372,51 @@ async def test_the_twentieth_kind_is_one_whoever_comes_first(api: Api, cast: Cas
     await counted(db, cast.team)
 
 
-@pytest.mark.parametrize("what", ["message", "membership", "thread"])
+async def test_statements_that_meet_at_one_message_count_right(
+    api: Api, cast: Cast, people: Maker, db: asyncpg.Pool, served: str
+) -> None:
+    """On as many connections, without the turns that a worker makes them take; and none waits for ever."""
+    crowd = [cast.ada, cast.ben, *[await people(f"fan{n}") for n in range(6)]]
+    channel = await api.thread(cast.ada, kind="channel", title="Town square")
+    for person in crowd[1:]:
+        ok(await api.post(f"/api/threads/{channel}/join", as_=person))
+    for _ in "12":
+        await api.say(channel, cast.ada, "news")
+
+    async def act(number: int, person: Person) -> None:
+        chance = random.Random(number)
+        for turn in range(40):
+            who = {"user_id": person.id, "thread_id": channel, "seq": chance.choice((1, 1, 1, 2))}
+            emoji = chance.choice((UP, HEART, FAMILY))
+            match chance.randrange(12):
+                case 0:
+                    await pins.add(pool, **who)
+                case 1:
+                    await pins.take(pool, **who)
+                case 2:
+                    await messages.edit(pool, **who, text=f"{number} {turn}")
+                case 3 | 4 | 5:
+                    await reactions.take(pool, **who, emoji=emoji)
+                case _:
+                    await reactions.add(pool, **who, emoji=emoji, most_kinds=KINDS)
+
+    pool = await open_pool(served, size=8, statement_cache=100)
+    try:
+        # Each of them twice, as on two devices.
+        await asyncio.gather(*(act(number, person) for number, person in enumerate(crowd * 2)))
+    finally:
+        await pool.close()
+    await counted(db, channel)
+    await dense(db, channel)
+    assert await db.fetchval("SELECT count(*) FROM reactions WHERE thread_id = $1", channel) > 0
+    pinned = await db.fetch(
+        "SELECT seq FROM messages WHERE thread_id = $1 AND pinned_at IS NOT NULL", channel
+    )
+    wall = ok(await api.get(f"/api/threads/{channel}/pins", as_=cast.ada))["items"]
+    assert {row["seq"] for row in pinned} == {message["seq"] for message in wall}
+
+
+@pytest.mark.parametrize("what", ["message", "membership", "block", "thread"])
 async def test_a_reaction_that_waits_while_its_message_goes_comes_to_nothing(
     api: Api, cast: Cast, db: asyncpg.Pool, what: str
 ) -> None:
@@ -380,6 +427,10 @@ async def test_a_reaction_that_waits_while_its_message_goes_comes_to_nothing(
             "UPDATE memberships SET left_rev = 9, left_seq = 1, left_at = now() WHERE thread_id = $1 AND user_id = $2",
             [cast.team, cast.ben.id],
         ),
+        "block": (
+            "UPDATE memberships SET blocked = true WHERE thread_id = $1 AND user_id = $2",
+            [cast.team, cast.ben.id],
+        ),
         "thread": ("UPDATE thread_heads SET deleted_at = now() WHERE thread_id = $1", [cast.team]),
     }
     async with db.acquire() as conn, conn.transaction():
@@ -387,7 +438,8 @@ async def test_a_reaction_that_waits_while_its_message_goes_comes_to_nothing(
         await conn.execute(text, *values)
         waiting = asyncio.create_task(react(api, cast.team, 1, cast.ben, UP))
         await waits_for_a_lock(db, "reactions.add")
-    status, code = (409, "message_deleted") if what == "message" else (404, "not_found")
+    refusals = {"message": (409, "message_deleted"), "block": (403, "blocked")}
+    status, code = refusals.get(what, (404, "not_found"))
     refused(await waiting, status, code)
     assert await db.fetchval("SELECT reactions FROM messages WHERE thread_id = $1", cast.team) is None
 
