@@ -5,7 +5,8 @@ import math
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.client import Answer, Client, Event, Follow, Refused, Socket
@@ -25,6 +26,7 @@ HELD_SECONDS = (0.2, 4.0)  # how long one does not read
 STAY_SECONDS = (0.2, 4.0)  # and between two of these
 LEAF_SECONDS = (0.2, 2.0)  # between two acts of reading
 Threads = dict[int, dict[str, Any]]  # as GET gives them to somebody, by id
+Pages = dict[int, dict[int, int]]  # a digest of what is shown of each message, by thread and seq
 
 
 def text_of(sent: Sent) -> str:
@@ -47,6 +49,10 @@ class Thread:
     def path(self) -> str:
         return f"/api/threads/{self.id}"
 
+    def bytes_of(self, seq: int) -> int:
+        """Of a message, as it was sent; what is not known counts for nothing."""
+        return sum(len(text_of(replace(sent, version=1)).encode()) for sent in self.mine if sent.seq == seq)
+
 
 class Writer:
     """Does one act after the other, each until it is answered, and compares the answer with the promise.
@@ -62,9 +68,11 @@ class Writer:
         threads: list[Thread],
         sends: Sends,
         chance: random.Random,
+        *,
+        acts: Mapping[str, int],
     ) -> None:
         self.name, self._client, self._threads = name, client, threads
-        self._socket, self._sends, self._chance = socket, sends, chance
+        self._socket, self._sends, self._chance, self._acts = socket, sends, chance, acts
         self._count = 0
         self._recent: dict[int, list[Sent]] = {thread.id: [] for thread in threads}
 
@@ -82,7 +90,7 @@ class Writer:
     async def _act(self) -> None:
         thread = self._chance.choice(self._threads)
         recent = [sent for sent in self._recent[thread.id] if sent.acknowledged is not None]
-        act = self._chance.choices(list(ACTS), list(ACTS.values()))[0]
+        act = self._chance.choices(list(self._acts), list(self._acts.values()))[0]
         if act not in ("send", "burst", "race") and not recent:
             act = "send"
         try:
@@ -260,7 +268,7 @@ class Reader:
         """Whether it has been told all there is of threads at rest, as they are for this person."""
         raise NotImplementedError
 
-    def judge(self, threads: Threads, shown: dict[int, dict[int, int]]) -> None:
+    def judge(self, threads: Threads, shown: Pages) -> None:
         """At the end, against what a fresh client is shown: also of each message of each thread."""
         raise NotImplementedError
 
@@ -287,7 +295,7 @@ class LogReader(Reader):
     def level(self, threads: Threads) -> bool:
         return all(told.rev >= threads[thread_id]["lastRev"] for thread_id, told in self._told.items())
 
-    def judge(self, threads: Threads, shown: dict[int, dict[int, int]]) -> None:
+    def judge(self, threads: Threads, shown: Pages) -> None:
         for thread_id, told in self._told.items():
             told.judge(threads[thread_id]["lastRev"], shown[thread_id])
 
@@ -295,22 +303,25 @@ class LogReader(Reader):
 class FeedReader(Reader):
     """Follows the user stream."""
 
-    def __init__(self, *as_a_reader: Any, told: FeedTold) -> None:
+    def __init__(self, *as_a_reader: Any, told: FeedTold, threads: dict[int, Thread]) -> None:
         super().__init__(*as_a_reader)
-        self._told = told
+        self._told, self._threads = told, threads
 
     def take(self, event: Event, at: float) -> None:
         self._told.take(event, at)
 
     def held(self, at: float) -> None:
         self._told.since = at
-        self._told.lag()
+
+    @property
+    def begun(self) -> bool:
+        return self._told.since < math.inf
 
     def level(self, threads: Threads) -> bool:
         return self._told.level(threads)
 
-    def judge(self, threads: Threads, shown: dict[int, dict[int, int]]) -> None:
-        self._told.judge(threads)
+    def judge(self, threads: Threads, shown: Pages) -> None:
+        self._told.judge(threads, lambda thread_id, seq: self._threads[thread_id].bytes_of(seq))
 
 
 async def leaf(client: Client, threads: list[Thread], chance: random.Random, over: asyncio.Event) -> None:

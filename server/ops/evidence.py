@@ -14,6 +14,9 @@ from server.live.hub import POLL_SECONDS
 
 EXAMPLES = 10  # findings of one kind that are told in words; all are counted
 FINE = math.log(1.02)  # latencies are kept to 2 %
+# A reader of the user stream who has that much coming at once may be told of several messages as one. It is less than
+# what the server pushes at once (hub.PUSH_BYTES), and than what fills the buffers of who reads steadily.
+MUCH_BYTES, MUCH_SECONDS = 32 * 1024, 1.0
 OWN = ("status", "rev")  # of a message: what depends on the reader, and on when it was read
 
 
@@ -207,31 +210,29 @@ class Told:
 class FeedTold:
     """What one reader was told of all their threads by the user stream.
 
-    Live, each message is one `thread` event. After a reconnect, and when behind, several of a thread may come as one,
-    without a message: then its lastSeq says how far. Nothing may be left out in between.
+    Live, each message is one `thread` event. Who has come back, or does not read, may be told of several as one, whose
+    lastSeq says how far; so may who is sent much at once: that shows only in the end (see judge).
     """
 
-    def __init__(self, tally: Tally, who: str, thread_ids: Iterable[int], ledger: dict[str, Sent]) -> None:
+    def __init__(
+        self, tally: Tally, who: str, thread_ids: Iterable[int], ledger: dict[str, Sent], *, pauses: bool
+    ) -> None:
+        """pauses: it does not always read."""
         self.tally, self.who = tally, who
         self.since = math.inf  # when what is read without a break began
-        self._ledger = ledger
+        self._ledger, self._pauses = ledger, pauses
         self._high = dict.fromkeys(thread_ids, 0)  # up to where messages were told
-        self._missing: dict[int, set[int]] = {thread_id: set() for thread_id in self._high}
+        self._missing: dict[int, dict[int, float]] = {
+            thread_id: {} for thread_id in self._high
+        }  # seq -> since when
         self._last: dict[int, dict[str, Any]] = {}
-        self._behind: set[int] = set()  # threads of which several messages may come as one
-        self._begun = False
-
-    def lag(self) -> None:
-        """It may be behind from here on: it came back, or did not read for a while."""
-        self._behind.update(self._high)
+        self._behind: set[int] = set()  # threads of which the next event may tell of several messages
 
     def take(self, event: Event, at: float) -> None:
         """The next event, as it came."""
         if event.kind == "ready":
             self.since = at
-            if self._begun:
-                self.lag()
-            self._begun = True
+            self._behind.update(self._high)
         elif event.kind == "resync":
             self.tally.found("resyncs", f"{self.who}: resync, though nothing is missing")
         elif event.kind == "thread" and event.data["id"] in self._high:
@@ -247,25 +248,30 @@ class FeedTold:
         if thread["lastSeq"] < self._last.get(thread_id, thread)["lastSeq"]:
             self.tally.found("stale", f"{where}: lastSeq fell to {thread['lastSeq']}")
         self._last[thread_id] = thread
-        message, high, missing = thread.get("message"), self._high[thread_id], self._missing[thread_id]
+        message = thread.get("message")
         if message is None:
-            if thread_id in self._behind:
-                self._high[thread_id] = max(high, thread["lastSeq"])
+            self._reach(thread_id, thread["lastSeq"], thread["lastSeq"] + 1, at)
             return
-        self._behind.discard(thread_id)
-        seq = message["seq"]
+        seq, high = message["seq"], self._high[thread_id]
         if seq > high:
-            missing.update(range(high + 1, seq))
-            self._high[thread_id] = seq
-        elif seq in missing:
-            missing.discard(seq)
+            self._reach(thread_id, seq, seq, at)
+            self._behind.discard(thread_id)
+        elif seq in self._missing[thread_id]:
+            del self._missing[thread_id][seq]
             self.tally.found("reordered", f"{where}: message {seq} came after {high}")
         else:
-            self.tally.found("duplicated", f"{where}: message {seq} came twice")
-            return
+            self.tally.found("duplicated", f"{where}: message {seq} came twice, or late")
         sent = self._ledger.get(message.get("clientId", ""))
         if sent is not None:
             self.tally.arrived(sent, at, self.since)
+
+    def _reach(self, thread_id: int, seq: int, told: int, at: float) -> None:
+        """It is known up to seq now, and from `told` on each message by itself."""
+        high = self._high[thread_id]
+        if seq > high:
+            if thread_id not in self._behind and not self._pauses:
+                self._missing[thread_id].update(dict.fromkeys(range(high + 1, told), at))
+            self._high[thread_id] = seq
 
     def level(self, fresh: dict[int, dict[str, Any]]) -> bool:
         """Whether the last that was told of each thread is what is so. fresh: threads as GET gives them."""
@@ -277,11 +283,18 @@ class FeedTold:
         told = self._last.get(fresh["id"], {})
         return [name for name in ("lastSeq", "unreadCount", "title") if told.get(name) != fresh[name]]
 
-    def judge(self, fresh: dict[int, dict[str, Any]]) -> None:
-        """At the end."""
+    def judge(self, fresh: dict[int, dict[str, Any]], bytes_of: Callable[[int, int], int]) -> None:
+        """At the end. bytes_of: of a message, by thread and seq: what is skipped must have been much."""
+        skipped = [
+            (at, bytes_of(one, seq)) for one, seqs in self._missing.items() for seq, at in seqs.items()
+        ]
         for thread_id, missing in self._missing.items():
             where, thread = f"{self.who}, thread {thread_id}", fresh[thread_id]
-            left = sorted(missing) + list(range(self._high[thread_id] + 1, thread["lastSeq"] + 1))
+            left = [
+                seq
+                for seq, since in sorted(missing.items())
+                if sum(size for at, size in skipped if abs(at - since) < MUCH_SECONDS) < MUCH_BYTES
+            ] + list(range(self._high[thread_id] + 1, thread["lastSeq"] + 1))
             if left:
                 self.tally.found("lost", f"{where}: messages {brief(left)} of {thread['lastSeq']}", len(left))
             for name in self._differs(thread):

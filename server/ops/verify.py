@@ -11,7 +11,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,19 @@ import orjson
 
 from server.base.settings import Settings
 from server.client import Away, Client, Follow, Refused, Socket, connections
-from server.ops.crowd import FeedReader, LogReader, Manners, Reader, Thread, Threads, Writer, leaf, text_of
+from server.ops.crowd import (
+    ACTS,
+    FeedReader,
+    LogReader,
+    Manners,
+    Pages,
+    Reader,
+    Thread,
+    Threads,
+    Writer,
+    leaf,
+    text_of,
+)
 from server.ops.evidence import FeedTold, Findings, Sends, Tally, Told, shown
 from server.ops.stage import Stage, StageError
 
@@ -27,10 +39,10 @@ CLIENT_FAULTS = ("drop", "pause")
 SERVER_FAULTS = ("worker", "valkey", "restart", "stop")  # only of a server that is ours
 OPEN_SECONDS = 20.0  # until all readers read
 FINISH_SECONDS = 60.0  # for the last answers to the writers
-SETTLE_SECONDS = 30.0  # for the last events to the readers
 PEOPLE = 100  # at most: registering has a brake
 SEND_RATE = 15.0  # a second, of one person: below the brake of a server that is not ours
 THREAD_STREAM, SOCKET, FEED = "thread stream", "WebSocket", "user stream"
+READING = "read state"
 READERS = 3  # people who read; each may have several readers
 PAGE = 100
 
@@ -73,6 +85,8 @@ class Plan:
     rate: float = 40.0
     faults: tuple[str, ...] = CLIENT_FAULTS
     seed: int = 0
+    acts: Mapping[str, int] = field(default_factory=lambda: ACTS)  # of the writers, and how often each
+    settle_s: float = 30.0  # for the last events to the readers
     first_s: float | None = None  # the first pause of clients that come back; None: as the server proposes
 
     def refuse(self, *, ours: bool) -> None:
@@ -257,6 +271,10 @@ class Trial:
         """What the server has."""
         found, person = [THREAD_STREAM], self._people[0]
         socket, feed = person.socket(), person.feed()
+        try:
+            await person.ask("POST", f"{self._threads[0].path}/read", {"seq": 0})
+        except Refused:
+            self._verdict.missing.append(READING)
         for name, stream, opening in ((SOCKET, socket, socket.open), (FEED, feed, feed.open)):
             try:
                 await opening()
@@ -275,10 +293,12 @@ class Trial:
         round_ = sum(reader.tally.name == transport for reader in self._readers)
         name, person = f"reader {number}", self._reading(number)
         tally, ledger, threads = self._tally(transport), self._verdict.sends.ledger, self._threads
-        rest = (tally, self._manners if round_ % 2 else Manners(), random.Random(self._chance.random()))
+        manners = self._manners if round_ % 2 else Manners()
+        rest = (tally, manners, random.Random(self._chance.random()))
         if transport == FEED:
-            told = FeedTold(tally, name, [one.id for one in threads], ledger)
-            return FeedReader(name, person.feed(), *rest, told=told)
+            by_id = {one.id: one for one in threads}
+            told = FeedTold(tally, name, by_id, ledger, pauses=manners.pauses)
+            return FeedReader(name, person.feed(), *rest, told=told, threads=by_id)
         if transport == THREAD_STREAM:
             threads = [threads[round_ // 2 % len(threads)]]
             stream: Follow | Socket = person.follow(threads[0].id, since=threads[0].cursor)
@@ -355,12 +375,14 @@ class Trial:
                 socket = person.socket()
                 self._start(attend(socket))
             name, chance = f"{self._name}-w{number}", random.Random(self._chance.random())
-            writer = Writer(name, person, socket, self._threads, self._verdict.sends, chance)
+            writer = Writer(
+                name, person, socket, self._threads, self._verdict.sends, chance, acts=self._plan.acts
+            )
             found.append(writer.work(self._plan.writers / self._plan.rate, over))
         return found
 
     def _leafers(self, over: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
-        people = self._people[self._plan.writers :] if FEED in self._verdict.tallies else []
+        people = [] if READING in self._verdict.missing else self._people[self._plan.writers :]
         return [leaf(one, self._threads, random.Random(self._chance.random()), over) for one in people]
 
     async def _hurt(self) -> None:
@@ -381,8 +403,10 @@ class Trial:
         """When all is written: wait for the readers, then compare with what is there."""
         mine = [await self._fresh(self._reading(number)) for number in range(READERS)]
         readers = [(reader, mine[number % READERS]) for number, reader in enumerate(self._readers)]
-        await self._until(lambda: all(reader.level(threads) for reader, threads in readers), SETTLE_SECONDS)
-        pages: dict[int, dict[int, int]] = {}
+        await self._until(
+            lambda: all(reader.level(threads) for reader, threads in readers), self._plan.settle_s
+        )
+        pages: Pages = {}
         sends = self._verdict.sends
         for thread in self._threads:
             messages = await self._messages(thread)
