@@ -235,6 +235,28 @@ CREATE FUNCTION public.key_json(k public.api_keys, s public.sessions) RETURNS te
     || ',"createdBy":' || k.created_by || '}' $$;
 
 --
+-- Name: log_place(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.log_place() RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT log_place(greatest('3'::xid8,
+    (SELECT xid FROM changes WHERE xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid DESC LIMIT 1),
+    (SELECT xid FROM personal_changes WHERE xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid DESC LIMIT 1))) $$;
+
+--
+-- Name: log_place(xid8); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.log_place(latest xid8) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT coalesce(min(open.xid), place.after) || ':' || place.after || ':'
+        || coalesce(string_agg(open.xid::text, ',' ORDER BY open.xid), '')
+   FROM (SELECT latest::text::bigint + 1 AS after) place
+   LEFT JOIN (SELECT x::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) x) open ON open.xid < place.after
+   GROUP BY place.after $$;
+
+--
 -- Name: managed_json(public.users, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -595,46 +617,67 @@ CREATE TABLE public.message_edits (
 --
 
 CREATE VIEW public.my_threads WITH (security_invoker='true') AS
- SELECT d.user_id,
-    d.thread_id,
-    ((((((((((((((((((((((((((((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
-           FROM public.log_epoch)) || '.'::text) || d.thread_id) || '.'::text) || d.last_rev) || '"'::text) || ',"lastMessageAt":'::text) || COALESCE(public.time_json(d.last_message_at), 'null'::text)) || ',"lastMessage":'::text) || COALESCE(( SELECT ((((((('{"seq":'::text || m.seq) || ',"author":'::text) || public.author_json(a.*)) || ',"text":'::text) || (to_json("left"(m.text, 200)))::text) ||
-                CASE
-                    WHEN (m.deleted_at IS NULL) THEN ''::text
-                    ELSE (',"deletedAt":'::text || public.time_json(m.deleted_at))
-                END) || '}'::text)
-           FROM (public.messages m
-             JOIN public.users a ON ((a.id = m.author_id)))
-          WHERE ((m.thread_id = d.thread_id) AND (m.seq = d.last_seq) AND ((d.history = 'all'::text) OR (m.seq > d.joined_seq) OR (EXISTS ( SELECT
+ SELECT user_id,
+    thread_id,
+    (((head ||
+        CASE
+            WHEN sees_last THEN last
+            ELSE 'null'::text
+        END) || rest) || mine) AS thread,
+    head,
+    last,
+    sees_last,
+    rest,
+    mine,
+    floor
+   FROM ( SELECT d.user_id,
+            d.thread_id,
+                CASE d.history
+                    WHEN 'joined'::text THEN d.joined_seq
+                    ELSE (0)::bigint
+                END AS floor,
+            (((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
+                   FROM public.log_epoch)) || '.'::text) || d.thread_id) || '.'::text) || d.last_rev) || '"'::text) || ',"lastMessageAt":'::text) || COALESCE(public.time_json(d.last_message_at), 'null'::text)) || ',"lastMessage":'::text) AS head,
+            COALESCE(( SELECT ((((((('{"seq":'::text || m.seq) || ',"author":'::text) || public.author_json(a.*)) || ',"text":'::text) || (to_json("left"(m.text, 200)))::text) ||
+                        CASE
+                            WHEN (m.deleted_at IS NULL) THEN ''::text
+                            ELSE (',"deletedAt":'::text || public.time_json(m.deleted_at))
+                        END) || '}'::text)
+                   FROM (public.messages m
+                     JOIN public.users a ON ((a.id = m.author_id)))
+                  WHERE ((m.thread_id = d.thread_id) AND (m.seq = d.last_seq))), 'null'::text) AS last,
+            ((d.history = 'all'::text) OR (d.last_seq > d.joined_seq) OR (EXISTS ( SELECT
                    FROM public.memberships s
-                  WHERE ((s.thread_id = d.thread_id) AND (s.user_id = d.user_id) AND (s.joined_seq < m.seq) AND (s.left_seq >= m.seq))))))), 'null'::text)) || ',"messageCount":'::text) || d.message_count) || ',"memberCount":'::text) || d.member_count) || ',"unreadCount":'::text) || unread.count) || ',"mentionCount":'::text) || ( SELECT count(*) AS count
-           FROM ( SELECT
-                   FROM public.mentions n
-                  WHERE ((n.thread_id = d.thread_id) AND (n.user_id = d.user_id) AND (n.seq > d.read_seq))
-                 LIMIT 1000) unread_ones)) || ',"firstUnreadSeq":'::text) ||
-        CASE
-            WHEN (unread.count = 0) THEN 'null'::text
-            WHEN ((d.last_deleted_seq <= d.read_seq) AND ((d.history = 'all'::text) OR (d.read_seq >= d.joined_seq))) THEN ((d.read_seq + 1))::text
-            ELSE (public.first_unread(d.user_id, d.thread_id, d.read_seq))::text
-        END) || ',"lastReadSeq":'::text) || d.read_seq) || ',"role":"'::text) || d.role) || '"'::text) || ',"muted":'::text) || d.muted) || ',"archived":'::text) || d.archived) || ',"notify":"'::text) || d.notify) || '"'::text) ||
-        CASE
-            WHEN (d.kind = 'channel'::text) THEN ''::text
-            ELSE (',"members":'::text || ( SELECT (('['::text || string_agg((((((((('{"userId":'::text || u.id) || ',"name":'::text) || (to_json(u.name))::text) || ',"username":'::text) || COALESCE((to_json(u.username))::text, 'null'::text)) || ',"role":"'::text) || first.role) || '"}'::text), ','::text ORDER BY first.user_id)) || ']'::text)
-               FROM (( SELECT o.user_id,
-                        o.role
-                       FROM public.memberships o
-                      WHERE ((o.thread_id = d.thread_id) AND (o.left_rev IS NULL))
-                      ORDER BY o.user_id
-                     LIMIT 10) first
-                 JOIN public.users u ON ((u.id = first.user_id)))))
-        END) || '}'::text) AS thread
-   FROM (public.doors d
-     CROSS JOIN LATERAL ( SELECT
+                  WHERE ((s.thread_id = d.thread_id) AND (s.user_id = d.user_id) AND (s.joined_seq < d.last_seq) AND (s.left_seq >= d.last_seq))))) AS sees_last,
+            ((((',"messageCount":'::text || d.message_count) || ',"memberCount":'::text) || d.member_count) ||
                 CASE
-                    WHEN ((d.history = 'joined'::text) AND (d.read_seq < d.joined_seq)) THEN public.unread_in_sight(d.user_id, d.thread_id, d.read_seq)
-                    WHEN (d.last_deleted_seq <= d.read_seq) THEN (d.last_seq - d.read_seq)
-                    ELSE ((d.last_seq - d.read_seq) - public.deleted_after(d.thread_id, d.read_seq))
-                END AS count) unread);
+                    WHEN (d.kind = 'channel'::text) THEN ''::text
+                    ELSE (',"members":'::text || ( SELECT (('['::text || string_agg((((((((('{"userId":'::text || u.id) || ',"name":'::text) || (to_json(u.name))::text) || ',"username":'::text) || COALESCE((to_json(u.username))::text, 'null'::text)) || ',"role":"'::text) || first.role) || '"}'::text), ','::text ORDER BY first.user_id)) || ']'::text)
+                       FROM (( SELECT o.user_id,
+                                o.role
+                               FROM public.memberships o
+                              WHERE ((o.thread_id = d.thread_id) AND (o.left_rev IS NULL))
+                              ORDER BY o.user_id
+                             LIMIT 10) first
+                         JOIN public.users u ON ((u.id = first.user_id)))))
+                END) AS rest,
+            (((((((((((((((((',"unreadCount":'::text || unread.count) || ',"mentionCount":'::text) || ( SELECT count(*) AS count
+                   FROM ( SELECT
+                           FROM public.mentions n
+                          WHERE ((n.thread_id = d.thread_id) AND (n.user_id = d.user_id) AND (n.seq > d.read_seq))
+                         LIMIT 1000) unread_ones)) || ',"firstUnreadSeq":'::text) ||
+                CASE
+                    WHEN (unread.count = 0) THEN 'null'::text
+                    WHEN ((d.last_deleted_seq <= d.read_seq) AND ((d.history = 'all'::text) OR (d.read_seq >= d.joined_seq))) THEN ((d.read_seq + 1))::text
+                    ELSE (public.first_unread(d.user_id, d.thread_id, d.read_seq))::text
+                END) || ',"lastReadSeq":'::text) || d.read_seq) || ',"role":"'::text) || d.role) || '"'::text) || ',"muted":'::text) || d.muted) || ',"archived":'::text) || d.archived) || ',"notify":"'::text) || d.notify) || '"}'::text) AS mine
+           FROM (public.doors d
+             CROSS JOIN LATERAL ( SELECT
+                        CASE
+                            WHEN ((d.history = 'joined'::text) AND (d.read_seq < d.joined_seq)) THEN public.unread_in_sight(d.user_id, d.thread_id, d.read_seq)
+                            WHEN (d.last_deleted_seq <= d.read_seq) THEN (d.last_seq - d.read_seq)
+                            ELSE ((d.last_seq - d.read_seq) - public.deleted_after(d.thread_id, d.read_seq))
+                        END AS count) unread)) parts;
 
 --
 -- Name: open_channels; Type: VIEW; Schema: public; Owner: -
