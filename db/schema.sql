@@ -1046,6 +1046,12 @@ CREATE INDEX audit_subject ON public.audit USING btree (subject_id, act, id);
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
 
 --
+-- Name: direct_pairs_high; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX direct_pairs_high ON public.direct_pairs USING btree (high_user_id, low_user_id);
+
+--
 -- Name: invites_living; Type: INDEX; Schema: public; Owner: -
 --
 

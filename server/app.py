@@ -20,10 +20,12 @@ from server.base.limits import Limits
 from server.base.passwords import Passwords
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
-from server.live import changes
-from server.live.bus import Bus
+from server.live import changes, presence, typists
+from server.live.bus import PRESENCE, TYPING, Bus
 from server.live.endings import Endings
 from server.live.hub import Hub
+from server.live.presence import Presence
+from server.live.typists import Typists
 from server.routes import ROUTES, add_routes, allowed, answer_to
 from server.sessions import SignIns
 
@@ -70,7 +72,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         )
         ctx.db = Connections(pool)
         ctx.hub = Hub(ctx.db)
-        ctx.joining = []  # what is told to whoever joins a thread: see live/stream.current
+        # What is told to whoever joins a thread: see live/stream.current
+        ctx.joining = [typists.joining, presence.joining]
         ctx.endings = Endings(ctx.db)
         ctx.sign_ins = SignIns(ctx)
         ctx.limits = Limits(
@@ -87,6 +90,19 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
             doubt=ctx.hub.doubt,
             ended=ctx.endings.heard,
         )
+        ctx.presence = Presence(
+            settings.redis_url, ctx.db, on=settings.presence, hub=ctx.hub, post=ctx.bus.post
+        )
+        ctx.bus.on(PRESENCE, ctx.presence.heard, stands=ctx.presence.connected)
+        ctx.typists = Typists(ctx.db, on=settings.typing, hub=ctx.hub, post=ctx.bus.post)
+        ctx.bus.on(TYPING, ctx.typists.heard)
+
+        def moved(thread_id: int, user_id: int, act: str) -> None:
+            ctx.presence.moved(thread_id, user_id, act)
+            if act in ("left", "removed"):
+                ctx.typists.stop(user_id, thread_id)
+
+        ctx.hub.moved = moved
         ctx.epoch = ""
         ctx.following = asyncio.ensure_future(_follow(app))
         await asyncio.wait({ctx.following}, timeout=DATABASE_SECONDS)  # mostly it is there at once
@@ -101,6 +117,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         if ctx.hub.closing:
             return
         ctx.following.cancel()
+        ctx.presence.freeze()
         await ctx.hub.close(STREAMS_END_SECONDS)
         await ctx.tasks.drain(TASKS_END_SECONDS)
 
@@ -108,6 +125,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx = app.ctx
         await ctx.tasks.drain(1)
         await ctx.endings.close()
+        await ctx.presence.close()
         await ctx.bus.close()
         await ctx.limits.close()
         ctx.passwords.close()
@@ -165,4 +183,5 @@ async def _follow(app: Sanic[Any, Any]) -> None:
             log.event("database.away", level="warning", reason=type(error).__name__)
             await asyncio.sleep(DATABASE_SECONDS)
     ctx.hub.start(ctx.bus, epoch=ctx.epoch)
+    ctx.presence.start(epoch=ctx.epoch)
     ctx.bus.start(epoch=ctx.epoch)

@@ -110,3 +110,4 @@ async def _change(request: Request, other_id: int, *, blocked: bool) -> None:
         await silence(conn, user_id=me, other_id=other_id, blocked=blocked)
         if await (make if blocked else lift)(conn, user_id=me, other_id=other_id) is not None:
             await audit.record(conn, request, act, subject_id=other_id)
+    request.app.ctx.presence.look_again(me, other_id)

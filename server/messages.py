@@ -245,6 +245,7 @@ async def _send(
         return await replay(ctx.db, **who)
     if row is not None and row["sent"]:
         ctx.bus.ring_message(thread_id, row["rev"], row["seq"], row["reply_to"], row["message"], row["bare"])
+        ctx.typists.stop(user_id, thread_id)
     return row
 
 

@@ -43,7 +43,7 @@ from server.base.errors import (
 from server.base.front import garbled, outer
 from server.base.http import Body, Query, read, read_query
 from server.base.limits import BRAKES, Brake
-from server.live import sse
+from server.live import presence, sse, typists
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
 
@@ -160,6 +160,8 @@ ROUTES: tuple[Route, ...] = tuple(
         ("PUT", f"{THREAD}/messages/<seq:id>/pin", pins.put_pin, "USER", "write"),
         ("DELETE", f"{THREAD}/messages/<seq:id>/pin", pins.delete_pin, "USER", "write"),
         ("GET", f"{THREAD}/pins", pins.list_pins, "USER", "read"),
+        ("GET", f"{THREAD}/presence", presence.get_presence, "USER", "read"),
+        ("POST", f"{THREAD}/typing", typists.post_typing, "USER", "write"),
         ("GET", f"{THREAD}/stream", sse.thread_stream, "STREAM", "stream"),
     )
 )

@@ -300,6 +300,11 @@ class Joined(Shape):
     role: MemberRole
 
 
+class ThreadPresence(Shape):
+    online: Annotated[list[Id], Meta(description="members who are there, at most 1,000")]
+    typing: Annotated[list[Id], Meta(description="at most 1,000")]
+
+
 # ---- messages ----------------------------------------------------------------------------------
 
 
@@ -416,6 +421,20 @@ class ThreadChange(Shape):
     title: str | None
 
 
+class PresenceChange(Shape):
+    """Members who came, and who went. On joining: who of them is there, at most 1,000."""
+
+    threadId: Id
+    online: list[Id]
+    offline: list[Id]
+
+
+class TypingChange(Shape):
+    threadId: Id
+    userId: Id
+    isTyping: bool
+
+
 EVENTS: dict[str, type[Shape]] = {  # of a thread stream, by the name of the event
     "ready": StreamReady,
     "message": Message,
@@ -424,4 +443,6 @@ EVENTS: dict[str, type[Shape]] = {  # of a thread stream, by the name of the eve
     "thread_updated": ThreadChange,
     "thread_deleted": ThreadChange,
     "resync": StreamResync,
+    "presence": PresenceChange,
+    "typing": TypingChange,
 }

@@ -223,6 +223,8 @@ async def _direct(request: Request, others: list[int]) -> HTTPResponse:
         return there, 200
 
     thread_id, status = await ctx.tasks.finish(work())
+    if status == 201:
+        ctx.presence.look_again(me, others[0])
     return await _shown(request, thread_id, status=status)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -121,7 +122,10 @@ class Api:
 
 @dataclass
 class Stream:
-    """The events of a stream as they come. Wait for them with `next` and `until`; never by sleeping."""
+    """The events of a stream as they come. Wait for them with `next` and `until`; never by sleeping.
+
+    Those of the log, that is; what is so at the moment and in no log is waited for with `told`.
+    """
 
     answer: httpx.Response
     ready: Event = Event(None, "", None)
@@ -129,6 +133,7 @@ class Stream:
     comments: int = 0
     retry_ms: int | None = None
     _queue: "asyncio.Queue[Event | None]" = field(default_factory=asyncio.Queue)
+    _told: "defaultdict[str, asyncio.Queue[Any]]" = field(default_factory=lambda: defaultdict(asyncio.Queue))
 
     async def read(self) -> None:
         """Parse until the end of the stream, which is None in the queue."""
@@ -146,8 +151,11 @@ class Stream:
                     if "event" in fields:
                         event_conforms(fields["event"], fields["data"])
                         event = Event(fields.get("id"), fields["event"], orjson.loads(fields["data"]))
-                        self.seen.append(event)
-                        self._queue.put_nowait(event)
+                        if event.id is None:
+                            self._told[event.name].put_nowait(event.data)
+                        else:
+                            self.seen.append(event)
+                            self._queue.put_nowait(event)
                     fields = {}
         except httpx.HTTPError:
             pass  # the server is gone; what it had sent is here
@@ -160,6 +168,15 @@ class Stream:
             event = await self._queue.get()
         assert event is not None, "the stream has ended"
         return event
+
+    async def told(self, name: str, *, limit: float = LIMIT_SECONDS) -> Any:
+        """The data of the next event of this name that is in no log."""
+        async with asyncio.timeout(limit):
+            return await self._told[name].get()
+
+    def untold(self, name: str) -> bool:
+        """Whether nothing of this name has come that has not been waited for."""
+        return self._told[name].empty()
 
     async def take(self, count: int) -> list[Event]:
         """The next events, so many."""

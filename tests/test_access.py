@@ -91,6 +91,8 @@ WANTED = {
     f"PUT {T}/messages/<seq:id>/pin": ACTS,
     f"DELETE {T}/messages/<seq:id>/pin": ACTS,
     f"GET {T}/pins": READS,
+    f"GET {T}/presence": READS,
+    f"POST {T}/typing": "404 204 204 204 404 204 204 403",
     f"GET {T}/stream": READS,
 }
 ADDED = {"member": "member", "moderator": "moderator", "admin": "admin", "removed": "member", "bot": "member"}

@@ -39,6 +39,7 @@ BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/threads/<thread_id:id>/leave": lambda _: {"successor": 10**12},
     "POST /api/threads/<thread_id:id>/messages": lambda _: {"text": "x", "clientId": "c", "replyTo": 1, "fileIds": []},
     "PATCH /api/threads/<thread_id:id>/messages/<seq:id>": lambda _: {"text": "y"},
+    "POST /api/threads/<thread_id:id>/typing": lambda _: {"isTyping": True},
 }  # fmt: skip
 PUBLIC = {
     "POST /api/auth/login": 401,

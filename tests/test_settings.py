@@ -59,6 +59,8 @@ def test_what_is_set_is_read() -> None:
             "BOBBIN_WORKERS": "3",
             "BOBBIN_DEMO": "Yes",
             "BOBBIN_RATE_LIMITS": "off",
+            "BOBBIN_PRESENCE": "off",
+            "BOBBIN_TYPING": "off",
             "BOBBIN_TRUSTED_PROXIES": "10.0.0.0/8, ::1,",
             "BOBBIN_PUBLIC_URL": "HTTPS://Chat.Example.com:443/",
             "BOBBIN_CORS_ORIGINS": "https://a.example, http://[::1]:3000",
@@ -70,7 +72,7 @@ def test_what_is_set_is_read() -> None:
     )
     assert dataclasses.astuple(settings) == (
         *("::1", 0, "postgresql://u:p@h/d?sslmode=require", "rediss://h:6380/2", SECRET),
-        *(Path("/srv/with space"), 3, True, False),
+        *(Path("/srv/with space"), 3, True, False, False, False),
         *((ip_network("10.0.0.0/8"), ip_network("::1")), "https://chat.example.com"),
         *(("https://a.example", "http://[::1]:3000"), 4, 0, 2048, "warning"),
     )

@@ -19,7 +19,7 @@ SELECT EXISTS (SELECT FROM users o WHERE o.id = :other_id) FROM users u WHERE u.
 -- params: user_id, other_id, blocked
 -- route:  PUT /api/me/blocks/<other_id:id>
 -- route:  DELETE /api/me/blocks/<other_id:id>
--- plan:   direct_pairs_pkey, memberships_open/memberships_mine; one row each
+-- plan:   direct_pairs_pkey/direct_pairs_high, memberships_open/memberships_mine; one row each
 -- locks:  the other one's membership in the direct thread
 UPDATE memberships m SET blocked = :blocked
 FROM direct_pairs p

@@ -155,7 +155,7 @@ SELECT id FROM thread;
 -- The direct thread of two people. No row when there is none.
 -- params: user_id, other_id
 -- route:  POST /api/threads
--- plan:   direct_pairs_pkey; one row
+-- plan:   direct_pairs_pkey/direct_pairs_high; one row
 SELECT leads_to FROM direct_pairs
 WHERE low_user_id = least(:user_id::bigint, :other_id::bigint)
     AND high_user_id = greatest(:user_id::bigint, :other_id::bigint);

@@ -37,6 +37,8 @@ class Settings:
     workers: int
     demo: bool
     rate_limits: bool
+    presence: bool
+    typing: bool
     trusted_proxies: tuple[Network, ...]
     public_url: str
     cors_origins: tuple[str, ...]
@@ -254,6 +256,24 @@ SETTINGS = (
         "on",
         "",
         "Off turns every brake off, for tests and load.",
+        _switch,
+    ),
+    Setting(
+        "BOBBIN_PRESENCE",
+        "presence",
+        "on/off",
+        "on",
+        "",
+        "Off: nobody is told who is there.",
+        _switch,
+    ),
+    Setting(
+        "BOBBIN_TYPING",
+        "typing",
+        "on/off",
+        "on",
+        "",
+        "Off: nobody is told who types.",
         _switch,
     ),
     Setting(

@@ -24,6 +24,7 @@ CHANGED_SECONDS = 0.01  # between two times that it is said
 CHANGED = "changed"  # something, of whatever thread
 ENDED = "ended"  # the ids of sessions that are over
 PRESENCE = "presence"  # who came and who went
+TYPING = "typing"
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead
 RECONNECT_SECONDS = (0.05, 1.0)
@@ -58,6 +59,7 @@ class Bus:
         self.up = False  # whether the listening connection stands
         self._url, self._heard, self._told, self._joined, self._doubt = url, heard, told, joined, doubt
         self._topics: dict[str, Callable[[bytes], None]] = {ENDED: ended}
+        self._stands: dict[str, Callable[[], None]] = {}
         self._me = secrets.token_hex(4)  # so that what was told here is not told again when it comes back
         self._epoch = ""
         self._threads: set[int] = set()
@@ -65,7 +67,9 @@ class Bus:
         self._outbox: deque[tuple[str, str | bytes]] = deque()
         self._pending_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flushing = False
+        self._flushing = self._closing = False
+        self._settled = asyncio.Event()  # not just connecting
+        self._settled.set()
         self._unrung = ""  # why nothing could be published, if so
         self._publisher = self._client()
         self._pubsub: PubSub | None = None
@@ -80,9 +84,16 @@ class Bus:
             health_check_interval=0,
         )
 
-    def on(self, topic: str, heard: Callable[[bytes], None]) -> None:
-        """Hear what is posted to a topic, by this worker too. To be said before `start`."""
+    def on(
+        self, topic: str, heard: Callable[[bytes], None], *, stands: Callable[[], None] | None = None
+    ) -> None:
+        """Hear what is posted to a topic, by this worker too. To be said before `start`.
+
+        stands(): the subscription stands from now on; what was posted before may have been missed.
+        """
         self._topics[topic] = heard
+        if stands is not None:
+            self._stands[topic] = stands
 
     def start(self, *, epoch: str) -> None:
         """Begin to listen, in the background, for as long as the worker lives."""
@@ -93,7 +104,15 @@ class Bus:
         """Publish what is pending, then stop."""
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(1):
+                while self._flushing:  # noqa: ASYNC110  # seldom, and not for long
+                    await asyncio.sleep(0.01)
                 await self._flush()
+        self._closing = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(1):
+                await (
+                    self._settled.wait()
+                )  # cancelled now, a connection that is just being made would stay open
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -212,14 +231,18 @@ class Bus:
 
     async def _listen(self) -> None:
         pause, told = RECONNECT_SECONDS[0], ""
-        while True:
+        while (
+            not self._closing
+        ):  # being cancelled in a call to Redis may look like its failing, or like nothing
             client = self._client()
+            self._settled.clear()
             try:
                 async with client.pubsub() as pubsub:
                     # One at least: before that a pub/sub connection cannot listen.
                     topics: list[int | str] = [*self._topics, *self._threads]
                     await pubsub.subscribe(*(channel_of(self._epoch, topic) for topic in topics))
                     self._pubsub, self.up = pubsub, True
+                    self._settled.set()
                     pause = RECONNECT_SECONDS[0]
                     self._doubt("connected")  # whatever was rung before is not known here
                     await self._hear(pubsub)
@@ -227,8 +250,11 @@ class Bus:
                 reason = f"{type(error).__name__}: {error}"[:200]
             finally:
                 was_up, self.up, self._pubsub = self.up, False, None
+                self._settled.set()
                 with contextlib.suppress(*AWAY):
                     await client.aclose()
+            if self._closing:
+                return
             if was_up:
                 log.event("bus.lost", level="warning", reason=reason)
                 self._doubt("lost")
@@ -241,7 +267,7 @@ class Bus:
     async def _hear(self, pubsub: PubSub) -> None:
         """Until the connection fails. A hanging server never fails by itself: hence the pings."""
         heard_at = pinged_at = time.monotonic()
-        while True:
+        while not self._closing:
             message = await pubsub.get_message(timeout=1.0)
             now = time.monotonic()
             if message is not None:
@@ -251,6 +277,8 @@ class Bus:
                     self._arrived(topic, message["data"])
                 elif message["type"] == "subscribe" and topic.isdigit():
                     self._joined(int(topic))
+                elif message["type"] == "subscribe" and (stands := self._stands.get(topic.decode())):
+                    stands()
             if now - heard_at > SILENCE_SECONDS:
                 raise TimeoutError("silence")
             if now - pinged_at > PING_SECONDS:

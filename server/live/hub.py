@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -148,6 +148,8 @@ class Hub:
     def __init__(self, db: Db) -> None:
         self.epoch = ""
         self.closing = False
+        # A thread that is followed here, somebody whose membership has changed, and how.
+        self.moved: Callable[[int, int, str], None] = lambda thread_id, user_id, act: None
         self._db = db
         self._bus: Doorbell | None = None
         self._feeds: dict[int, Feed] = {}
@@ -364,6 +366,8 @@ class Hub:
         if not feed.fresh:
             self._dirty.append(feed)
         feed.append(event)
+        if event.user_id is not None and event.act is not None:
+            self.moved(feed.thread_id, event.user_id, event.act)
         while feed.early:
             waiting = feed.early.pop(feed.head + 1, None)
             if waiting is None:
@@ -427,6 +431,11 @@ class Hub:
         if feed.round is None:
             wait = max(0.0, feed.round_at - now)
             feed.round = asyncio.get_running_loop().call_later(wait, self._round, feed)
+
+    def due(self, thread_id: int) -> float:
+        """In how many seconds a thread's next round may be: what is told sooner waits, and may be put together."""
+        feed = self._feeds.get(thread_id)
+        return max(0.0, feed.round_at - time.monotonic()) if feed is not None else 0.0
 
     def _round(self, feed: Feed) -> None:
         """Tell each reader what they have not heard. Who is busy or behind is told in a later round."""

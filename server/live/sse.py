@@ -31,6 +31,7 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
     Last-Event-ID (header, or lastEventId): the cursor to go on from; one that can't be served gets `resync`.
     token: a ticket or an access token, for clients that can't set headers. Events: ready {"cursor", "lastSeq"}, then
     message, message_updated, member, thread_updated, thread_deleted, resync, each with its id; a comment every 15 s.
+    Without an id: presence and typing, as it is at the moment on joining, and then what changes.
     The stream ends when the caller is no longer a member, the thread is deleted, or the session ends.
     """
     ctx, user_id = request.app.ctx, request.ctx.user_id
@@ -58,15 +59,17 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
         raise Unauthorized("This session has ended.", code="session_ended")
     feed = hub.follow(stream, thread_id, head=head)
     try:
-        await outlet.open(plain(outer(request, request.ctx.request_id)))
-        await outlet.send(opening + (resync(SSE, cursor) if missed else b""))
-        if now := await current(ctx, user_id, thread_id, SSE):
-            await outlet.send(now)
-        await stream.run(feed)
-        if hub.closing:
-            # Not all at once: those who are sent away come back over some seconds.
-            await outlet.send(b"retry: %d\n\n" % random.randint(RETRY_MS // 2, RETRY_MS * 2))
+        with ctx.presence.of(user_id):
+            await outlet.open(plain(outer(request, request.ctx.request_id)))
+            await outlet.send(opening + (resync(SSE, cursor) if missed else b""))
+            if now := await current(ctx, user_id, thread_id, SSE):
+                await outlet.send(now)
+            await stream.run(feed)
+            if hub.closing:
+                # Not all at once: those who are sent away come back over some seconds.
+                await outlet.send(b"retry: %d\n\n" % random.randint(RETRY_MS // 2, RETRY_MS * 2))
         return None  # Sanic ends the response
     finally:
         hub.leave(stream, feed)
+        ctx.typists.stop(user_id, thread_id)
         ctx.endings.unwatch(session_id, stream)

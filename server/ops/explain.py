@@ -82,6 +82,7 @@ SAMPLES: dict[str, Any] = {
     "notify": "mentions",
     "old_hash": b"\x01" * 32,
     "other_id": 400,
+    "other_ids": [400, 401],
     "part": "%erson 49%",
     "password_hash": "x",
     "password_hashes": ["x", "x"],

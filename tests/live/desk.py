@@ -14,10 +14,13 @@ from server.live import changes
 from server.live.bus import Bus
 from server.live.endings import Endings
 from server.live.hub import Feed, Hub
+from server.live.presence import Presence
 from server.live.sse import Follow, thread_stream
+from server.live.typists import Typists
 from tests.client import NUMBERS
 from tests.live.wire import Frame, frames, so
 
+NOWHERE = "redis://127.0.0.1:1"
 SOCKET_BYTES = 64 * 1024  # what Sanic lets a transport hold before it makes writers wait
 
 
@@ -99,6 +102,8 @@ class Reader:
             endings=Endings(desk.db),
             front=front,
             joining=desk.joining,
+            presence=Presence(NOWHERE, desk.db, on=False, hub=desk.hub, post=desk.bells.post),
+            typists=Typists(desk.db, on=False, hub=desk.hub, post=desk.bells.post),
         )
         request: Any = SimpleNamespace(
             app=SimpleNamespace(ctx=ctx),

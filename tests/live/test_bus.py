@@ -59,6 +59,24 @@ async def test_a_doorbell_is_heard_in_its_own_log_only(backing: Backing) -> None
         assert heard.empty() and beside.empty()
 
 
+async def test_a_bus_that_is_closed_while_it_connects_ends(backing: Backing) -> None:
+    """redis-py turns being cancelled into other errors, or into nothing, at some places."""
+    for steps in range(40):
+        made = Bus(
+            backing.redis_url,
+            heard=lambda *_: None,
+            told=lambda *_: None,
+            joined=lambda _: None,
+            doubt=lambda _: None,
+            ended=lambda _: None,
+        )
+        made.start(epoch="aaaa")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await made.close()
+
+
 async def test_a_server_that_is_away_is_told_once_and_stops_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

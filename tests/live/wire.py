@@ -96,7 +96,10 @@ class Wire:
                 self.raw += piece
                 whole, cut, self._rest = (self._rest + piece).rpartition(b"\n\n")
                 now = asyncio.get_running_loop().time()
-                self._waiting = [Frame(f.id, f.event, f.data, now) for f in frames(whole + cut)]
+                # What is in no log comes when it comes: presence, typing.
+                self._waiting = [
+                    Frame(f.id, f.event, f.data, now) for f in frames(whole + cut) if f.id is not None
+                ]
         return self._waiting.pop(0)
 
     async def until(self, rev: int) -> list[Frame]:
