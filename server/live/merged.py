@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import orjson
@@ -27,6 +28,7 @@ from server.base.errors import AWAY, Unavailable
 from server.live.hub import HEARTBEAT_SECONDS, PUSH_BYTES
 from server.live.outlet import Outlet
 from server.live.reader import Reader
+from server.live.stream import JOINING_SECONDS
 from server.live.wire import Wire
 
 LOOK_SECONDS = 0.015  # between two looks, at least, and as long as the last one took
@@ -258,11 +260,12 @@ class UserReader(Reader):
         """Tell which of one's threads have changed since the place, as they are. What comes meanwhile is missed."""
         assert self.place is not None
         seen, after, here = self.place.text, 0, None
-        self.missed = {}
         try:
             more = True
             while more and not self._ending:
                 async with self.outlet.turn():
+                    if here is None:
+                        self.missed = {}  # from the first page on; of what came before that each page tells
                     rows, more = await self._merged.changed(self.user_id, seen, after)
                     here = here or known(rows[0]["place"])
                     told = [row for row in rows if row["thread_id"] is not None]
@@ -277,7 +280,8 @@ class UserReader(Reader):
         except BaseException:
             self.missed = None
             raise
-        assert here is not None
+        if here is None:
+            return
         self.place = here
         if self.missed is not None:  # else so much has come meanwhile that it is to be done again
             self.missed = {one: xids for one, xids in self.missed.items() if not here.sees(xids)}
@@ -294,7 +298,7 @@ class Merged:
         self._looked_at = 0.0
         self._readers: dict[int, set[UserReader]] = {}  # by person
         self._apart: set[UserReader] = set()  # those that have a place of their own
-        self._arriving: dict[UserReader, tuple[Place | None, asyncio.Future[None]]] = {}
+        self._arriving: dict[UserReader, tuple[Place, asyncio.Future[None]]] = {}
         self._hinted = asyncio.Event()
         self._left = asyncio.Event()
         self._reading = asyncio.Semaphore(RESUMES)
@@ -344,9 +348,12 @@ class Merged:
         if self.closing:
             raise stopping()
         start = position(given, epoch=self.epoch) if given else None
-        newer = start is not None and (self._place is None or start.end > self._place.end)
-        if start is not None and newer and start.end > known(await place(self._db)).end:
-            start = None  # told by no worker
+        missed = False
+        if start is None or self._place is None or start.end > self._place.end:
+            # Now; or newer than what is known here: told by another worker, or by nobody.
+            now = known(await place(self._db))
+            missed = bool(given) and (start is None or start.end > now.end)
+            start = now if start is None or missed else start
         admitted = asyncio.get_running_loop().create_future()
         self._arriving[reader] = start, admitted
         if self._tail is None:
@@ -356,8 +363,7 @@ class Merged:
             await admitted
         finally:
             self._arriving.pop(reader, None)
-        assert reader.place is not None
-        return cursor(self.epoch, reader.place), bool(given) and start is None
+        return cursor(self.epoch, start), missed
 
     def leave(self, reader: UserReader) -> None:
         """Remove a reader, if it is there."""
@@ -444,7 +450,7 @@ class Merged:
         for reader, (start, admitted) in self._arriving.items():
             if admitted.done():
                 continue
-            reader.place = start or here
+            reader.place = start
             reader.missed = {} if reader.place.covers(here) else None
             self._apart.add(reader)
             self._readers.setdefault(reader.user_id, set()).add(reader)
@@ -503,9 +509,10 @@ class Merged:
             xids = look.xids(one, reader.user_id)
             if not here.sees(xids):
                 due[one.thread_id] = xids
+            if reader.asking and one.thread_id in reader.missed:
+                data.append(one.state)  # with all that was missed
+            elif one.thread_id in due:
                 data += one.after(here)
-            elif reader.asking and one.thread_id in reader.missed:
-                data.append(one.state)
         if not data:
             return
         if reader.parked and (reader.asking or not reader.missed):
@@ -551,6 +558,19 @@ class Merged:
 def stopping() -> Unavailable:
     """Another worker, or this one's successor, takes them."""
     return Unavailable("The server is stopping; come back in a moment.", code="stopping")
+
+
+async def friends(ctx: Any, user_id: int, wire: Wire) -> bytes:
+    """Who is there of somebody's direct threads, for whoever begins; nothing where that can't be told."""
+    if not ctx.settings.presence:
+        return b""
+    try:
+        async with asyncio.timeout(JOINING_SECONDS):
+            found = await ctx.presence.friends(user_id)
+    except Exception as error:  # whatever it is: the stream is worth more
+        log.event("joining.blind", level="warning", reason=type(error).__name__)
+        return b""
+    return wire.event("presence", None, presence(found, []))
 
 
 def presence(online: list[int], offline: list[int]) -> bytes:
