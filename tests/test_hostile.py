@@ -63,7 +63,7 @@ NOT_JSON = {
     "UTF-16": '{"text":"x"}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",
     "invalid UTF-8": b'{"text":"\xff","title":"\xff","name":"\xff","role":"\xff","password":"\xff","userId":"\xff",'
-    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff"}',
+    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff","isTyping":"\xff"}',
     "NaN": b'{"unknown": NaN}',
     "Infinity": b'{"unknown": -Infinity}',
     "deep arrays in an object": b'{"unknown":' + b"[" * 6_000 + b"]" * 6_000 + b"}",
