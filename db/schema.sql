@@ -146,17 +146,27 @@ CREATE FUNCTION public.entry_json(e public.audit) RETURNS text
 
 CREATE FUNCTION public.first_unread(reader bigint, thread bigint, read_to bigint) RETURNS bigint
     LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ SELECT coalesce((
-        SELECT min(near.seq) FROM (
-            SELECT m.seq, m.deleted_at
-            FROM sights s
-            CROSS JOIN LATERAL (
-                SELECT m.seq, m.deleted_at FROM messages m
-                WHERE m.thread_id = thread AND m.seq > greatest(s.low, read_to) AND m.seq <= s.high
-                ORDER BY m.seq
-                LIMIT 100) m
-            WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to) near
-        WHERE near.deleted_at IS NULL), read_to + 1) $$;
+    AS $$ WITH RECURSIVE walk AS (
+       SELECT s.low, s.high, greatest(s.low, read_to) + 1 AS seq
+       FROM sights s
+       WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to
+       UNION ALL
+       SELECT w.low, w.high, w.seq + CASE
+           WHEN w.seq & 2097151 = 0 AND (
+               SELECT d.count = 2097152 FROM deletions d
+               WHERE d.thread_id = thread AND d.level = 3 AND d.block = w.seq >> 21) THEN 2097152
+           WHEN w.seq & 16383 = 0 AND (
+               SELECT d.count = 16384 FROM deletions d
+               WHERE d.thread_id = thread AND d.level = 2 AND d.block = w.seq >> 14) THEN 16384
+           WHEN w.seq & 127 = 0 AND (
+               SELECT d.count = 128 FROM deletions d
+               WHERE d.thread_id = thread AND d.level = 1 AND d.block = w.seq >> 7) THEN 128
+           ELSE 1 END
+       FROM walk w
+       WHERE w.seq <= w.high AND (
+           SELECT m.deleted_at IS NOT NULL FROM messages m WHERE m.thread_id = thread AND m.seq = w.seq)
+   )
+   SELECT min(f.seq) FROM (SELECT w.high, max(w.seq) AS seq FROM walk w GROUP BY w.low, w.high) f WHERE f.seq <= f.high $$;
 
 --
 -- Name: invites; Type: TABLE; Schema: public; Owner: -
@@ -186,6 +196,14 @@ CREATE FUNCTION public.invite_json(i public.invites) RETURNS text
     AS $$ SELECT '{"id":' || i.id || ',"createdAt":' || time_json(i.created_at) || ',"createdBy":' || i.created_by
     || ',"expiresAt":' || time_json(i.expires_at) || ',"maxUses":' || coalesce(i.max_uses::text, 'null')
     || ',"uses":' || i.uses || '}' $$;
+
+--
+-- Name: is_small(bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.is_small(member_count bigint) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT member_count <= 100 $$;
 
 --
 -- Name: api_keys; Type: TABLE; Schema: public; Owner: -
@@ -315,6 +333,29 @@ CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted pu
     || ',"files":[],"reactions":' || coalesce(reactions, '[]') || extra || '}' $$;
 
 --
+-- Name: reach_of_others(bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.reach_of_others(thread bigint, author bigint) RETURNS TABLE(low bigint, high bigint, delivered bigint, seen bigint)
+    LANGUAGE sql STABLE STRICT ROWS 10 PARALLEL SAFE
+    AS $$ WITH other AS (
+       SELECT o.joined_seq, coalesce(o.left_seq, 9223372036854775807) AS left_seq,
+           max(o.delivered_seq) OVER person AS delivered,
+           CASE WHEN u.read_receipts THEN max(o.seen_seq) OVER person ELSE 0 END AS seen
+       FROM (SELECT o.* FROM memberships o
+             WHERE o.thread_id = thread AND o.user_id <> author
+                 AND (SELECT is_small(h.member_count) FROM thread_heads h WHERE h.thread_id = thread)
+             ORDER BY o.user_id, o.joined_rev
+             LIMIT 301) o
+       JOIN users u ON u.id = o.user_id
+       WINDOW person AS (PARTITION BY o.user_id)
+   )
+   SELECT joined_seq, left_seq, min(o.delivered), min(o.seen)
+   FROM other o
+   WHERE (SELECT count(*) FROM other) <= 300
+   GROUP BY joined_seq, left_seq $$;
+
+--
 -- Name: reactions_for(public.messages, bigint); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -328,12 +369,40 @@ CREATE FUNCTION public.reactions_for(m public.messages, reader bigint) RETURNS t
    FROM jsonb_array_elements(m.reactions) WITH ORDINALITY r $$;
 
 --
+-- Name: receipt_json(bigint, bigint, bigint, bigint, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.receipt_json(thread bigint, reader bigint, delivered bigint, seen bigint, at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"threadId":' || thread || ',"userId":' || reader || ',"deliveredSeq":' || delivered
+    || ',"readSeq":' || coalesce(seen::text, 'null') || ',"at":' || time_json(at) || '}' $$;
+
+--
+-- Name: status_of(bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.status_of(seq bigint, delivered bigint, seen bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT ',"status":"' || CASE WHEN seen >= seq THEN 'read' WHEN delivered >= seq THEN 'delivered' ELSE 'sent' END || '"' $$;
+
+--
 -- Name: time_json(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
 --
 
 CREATE FUNCTION public.time_json(t timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT left(to_json(timezone('UTC', t))::text, -1) || 'Z"' $$;
+
+--
+-- Name: unread_after(bigint, bigint, text, bigint, bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.unread_after(reader bigint, thread bigint, history text, joined_seq bigint, last_seq bigint, last_deleted_seq bigint, read_to bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT CASE
+    WHEN history = 'joined' AND read_to < joined_seq THEN unread_in_sight(reader, thread, read_to)
+    WHEN last_deleted_seq <= read_to THEN last_seq - read_to
+    ELSE last_seq - read_to - deleted_after(thread, read_to) END $$;
 
 --
 -- Name: unread_in_sight(bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
@@ -345,6 +414,24 @@ CREATE FUNCTION public.unread_in_sight(reader bigint, thread bigint, read_to big
         - deleted_after(thread, greatest(s.low, read_to)) + deleted_after(thread, s.high)), 0)::bigint
    FROM sights s
    WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to $$;
+
+--
+-- Name: unread_json(bigint, bigint, text, bigint, bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.unread_json(reader bigint, thread bigint, history text, joined_seq bigint, last_seq bigint, last_deleted_seq bigint, read_to bigint) RETURNS SETOF text
+    LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
+    AS $$ SELECT '"unreadCount":' || unread_after(reader, thread, history, joined_seq, last_seq, last_deleted_seq, read_to)
+    || ',"mentionCount":' || (
+        SELECT count(*) FROM (
+            SELECT FROM mentions n
+            WHERE n.thread_id = thread AND n.user_id = reader AND n.seq > read_to
+            LIMIT 1000) unread_ones)
+    || ',"firstUnreadSeq":' || coalesce(CASE
+        WHEN last_seq <= read_to THEN NULL
+        WHEN last_deleted_seq <= read_to AND (history = 'all' OR read_to >= joined_seq) THEN read_to + 1
+        ELSE first_unread(reader, thread, read_to) END::text, 'null')
+    || ',"lastReadSeq":' || read_to $$;
 
 --
 -- Name: audit_acts; Type: VIEW; Schema: public; Owner: -
@@ -661,23 +748,9 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
                              LIMIT 10) first
                          JOIN public.users u ON ((u.id = first.user_id)))))
                 END) AS rest,
-            (((((((((((((((((',"unreadCount":'::text || unread.count) || ',"mentionCount":'::text) || ( SELECT count(*) AS count
-                   FROM ( SELECT
-                           FROM public.mentions n
-                          WHERE ((n.thread_id = d.thread_id) AND (n.user_id = d.user_id) AND (n.seq > d.read_seq))
-                         LIMIT 1000) unread_ones)) || ',"firstUnreadSeq":'::text) ||
-                CASE
-                    WHEN (unread.count = 0) THEN 'null'::text
-                    WHEN ((d.last_deleted_seq <= d.read_seq) AND ((d.history = 'all'::text) OR (d.read_seq >= d.joined_seq))) THEN ((d.read_seq + 1))::text
-                    ELSE (public.first_unread(d.user_id, d.thread_id, d.read_seq))::text
-                END) || ',"lastReadSeq":'::text) || d.read_seq) || ',"role":"'::text) || d.role) || '"'::text) || ',"muted":'::text) || d.muted) || ',"archived":'::text) || d.archived) || ',"notify":"'::text) || d.notify) || '"}'::text) AS mine
+            (((((((((((','::text || unread.counts) || ',"role":"'::text) || d.role) || '"'::text) || ',"muted":'::text) || d.muted) || ',"archived":'::text) || d.archived) || ',"notify":"'::text) || d.notify) || '"}'::text) AS mine
            FROM (public.doors d
-             CROSS JOIN LATERAL ( SELECT
-                        CASE
-                            WHEN ((d.history = 'joined'::text) AND (d.read_seq < d.joined_seq)) THEN public.unread_in_sight(d.user_id, d.thread_id, d.read_seq)
-                            WHEN (d.last_deleted_seq <= d.read_seq) THEN (d.last_seq - d.read_seq)
-                            ELSE ((d.last_seq - d.read_seq) - public.deleted_after(d.thread_id, d.read_seq))
-                        END AS count) unread)) parts;
+             CROSS JOIN LATERAL public.unread_json(d.user_id, d.thread_id, d.history, d.joined_seq, d.last_seq, d.last_deleted_seq, d.read_seq) unread(counts))) parts;
 
 --
 -- Name: open_channels; Type: VIEW; Schema: public; Owner: -

@@ -8,7 +8,7 @@ import orjson
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
-from server import openapi
+from server import openapi, receipts
 from server.base import log
 from server.base.access import RequestIds, Tokens
 from server.base.answer import Answer, dress
@@ -26,6 +26,7 @@ from server.live.endings import Endings
 from server.live.hub import Hub
 from server.live.presence import Presence
 from server.live.typists import Typists
+from server.receipts import Receipts
 from server.routes import ROUTES, add_routes, allowed, answer_to
 from server.sessions import SignIns
 
@@ -73,7 +74,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.db = Connections(pool)
         ctx.hub = Hub(ctx.db)
         # What is told to whoever joins a thread: see live/stream.current
-        ctx.joining = [typists.joining, presence.joining]
+        ctx.joining = [receipts.joining, typists.joining, presence.joining]
         ctx.endings = Endings(ctx.db)
         ctx.sign_ins = SignIns(ctx)
         ctx.limits = Limits(
@@ -90,6 +91,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
             doubt=ctx.hub.doubt,
             ended=ctx.endings.heard,
         )
+        ctx.receipts = Receipts(ctx.bus)
         ctx.presence = Presence(
             settings.redis_url, ctx.db, on=settings.presence, hub=ctx.hub, post=ctx.bus.post
         )

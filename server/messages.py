@@ -246,6 +246,8 @@ async def _send(
     if row is not None and row["sent"]:
         ctx.bus.ring_message(thread_id, row["rev"], row["seq"], row["reply_to"], row["message"], row["bare"])
         ctx.typists.stop(user_id, thread_id)
+        if row["shown"] is not None:
+            ctx.receipts.sent(thread_id, user_id, row["seq"], shown=row["shown"])
     return row
 
 

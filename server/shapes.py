@@ -373,6 +373,28 @@ class PinPage(Shape):
     nextCursor: Cursor | None
 
 
+class ReadState(Shape):
+    """How far I have come in a thread."""
+
+    threadId: Id
+    deliveredSeq: Seq
+    unreadCount: Annotated[int, Meta(ge=0)]
+    mentionCount: Annotated[int, Meta(ge=0, description="unread ones that mention me; at most 1,000")]
+    firstUnreadSeq: Annotated[Seq | None, Meta(description="null: nothing is unread")]
+    lastReadSeq: Seq
+
+
+class Reached(Shape):
+    userId: Id
+    at: Annotated[Time, Meta(description="to the second")]
+
+
+class ReceiptPage(Shape):
+    delivered: list[Reached]
+    read: list[Reached]
+    nextCursor: Cursor | None
+
+
 # ---- the server --------------------------------------------------------------------------------
 
 
@@ -421,6 +443,16 @@ class ThreadChange(Shape):
     title: str | None
 
 
+class Receipt(Shape):
+    """How far somebody has come. Both only rise: what is lower than one knows is old news."""
+
+    threadId: Id
+    userId: Id
+    deliveredSeq: Seq
+    readSeq: Annotated[Seq | None, Meta(description="null: they hide it")]
+    at: Time
+
+
 class PresenceChange(Shape):
     """Members who came, and who went. On joining: who of them is there, at most 1,000."""
 
@@ -443,6 +475,7 @@ EVENTS: dict[str, type[Shape]] = {  # of a thread stream, by the name of the eve
     "thread_updated": ThreadChange,
     "thread_deleted": ThreadChange,
     "resync": StreamResync,
+    "receipt": Receipt,
     "presence": PresenceChange,
     "typing": TypingChange,
 }

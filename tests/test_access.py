@@ -93,6 +93,10 @@ WANTED = {
     f"GET {T}/pins": READS,
     f"GET {T}/presence": READS,
     f"POST {T}/typing": "404 204 204 204 404 204 204 403",
+    f"GET {T}/messages/<seq:id>/receipts": READS,
+    f"POST {T}/read": READS,
+    f"POST {T}/delivered": READS,
+    f"POST {T}/unread": READS,
     f"GET {T}/stream": READS,
 }
 ADDED = {"member": "member", "moderator": "moderator", "admin": "admin", "removed": "member", "bot": "member"}

@@ -39,6 +39,9 @@ BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
     "POST /api/threads/<thread_id:id>/leave": lambda _: {"successor": 10**12},
     "POST /api/threads/<thread_id:id>/messages": lambda _: {"text": "x", "clientId": "c", "replyTo": 1, "fileIds": []},
     "PATCH /api/threads/<thread_id:id>/messages/<seq:id>": lambda _: {"text": "y"},
+    "POST /api/threads/<thread_id:id>/read": lambda _: {"seq": 1},
+    "POST /api/threads/<thread_id:id>/delivered": lambda _: {"seq": 1},
+    "POST /api/threads/<thread_id:id>/unread": lambda _: {"seq": 1},
     "POST /api/threads/<thread_id:id>/typing": lambda _: {"isTyping": True},
 }  # fmt: skip
 PUBLIC = {
@@ -63,7 +66,8 @@ NOT_JSON = {
     "UTF-16": '{"text":"x"}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",
     "invalid UTF-8": b'{"text":"\xff","title":"\xff","name":"\xff","role":"\xff","password":"\xff","userId":"\xff",'
-    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff","isTyping":"\xff"}',
+    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff","isTyping":"\xff",'
+    b'"seq":"\xff"}',
     "NaN": b'{"unknown": NaN}',
     "Infinity": b'{"unknown": -Infinity}',
     "deep arrays in an object": b'{"unknown":' + b"[" * 6_000 + b"]" * 6_000 + b"}",

@@ -64,8 +64,10 @@ WHERE m.deleted_at IS NOT NULL
 GROUP BY 1, 2, 3;
 
 -- How many messages after a place are deleted: the rest of its own block one by one, then whole blocks, each larger
--- than the last. At most 127 rows of each size.
-CREATE FUNCTION deleted_after(thread bigint, place bigint) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS
+-- than the last. At most 128 rows of each size. (Not inlined, and rightly: a larger plan would be paid for by each
+-- statement that might need this, and few do.)
+CREATE FUNCTION deleted_after(thread bigint, place bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT (SELECT count(*) FROM messages m
            WHERE m.thread_id = thread AND m.deleted_at IS NOT NULL
                AND m.seq > place AND m.seq < ((place + 1 >> 7) + 1) << 7)
@@ -77,6 +79,43 @@ $$ SELECT (SELECT count(*) FROM messages m
            AND d.block > place + 1 >> 14 AND d.block < ((place + 1 >> 21) + 1) << 7)
     + (SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
        WHERE d.thread_id = thread AND d.level = 3 AND d.block > place + 1 >> 21) $$;
+
+-- How many members a thread may have whose receipts are told and whose messages have a status.
+CREATE FUNCTION is_small(member_count bigint) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$ SELECT member_count <= 100 $$;
+
+-- The event that says how far somebody has come; seen is null while they hide it.
+CREATE FUNCTION receipt_json(thread bigint, reader bigint, delivered bigint, seen bigint, at timestamptz)
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT '{"threadId":' || thread || ',"userId":' || reader || ',"deliveredSeq":' || delivered
+    || ',"readSeq":' || coalesce(seen::text, 'null') || ',"at":' || time_json(at) || '}' $$;
+
+-- How far the others of a small thread have come, by the stretches (low, high] in which they were members. A person
+-- has come as far as in the best of their spans; who hides what they read has read nothing. No rows: nothing is told,
+-- as of whom there are too many. (STRICT, so not inlined: most pages that might ask this don't.)
+CREATE FUNCTION reach_of_others(thread bigint, author bigint)
+RETURNS TABLE (low bigint, high bigint, delivered bigint, seen bigint) LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 10 AS
+$$ WITH other AS (
+       SELECT o.joined_seq, coalesce(o.left_seq, 9223372036854775807) AS left_seq,
+           max(o.delivered_seq) OVER person AS delivered,
+           CASE WHEN u.read_receipts THEN max(o.seen_seq) OVER person ELSE 0 END AS seen
+       FROM (SELECT o.* FROM memberships o
+             WHERE o.thread_id = thread AND o.user_id <> author
+                 AND (SELECT is_small(h.member_count) FROM thread_heads h WHERE h.thread_id = thread)
+             ORDER BY o.user_id, o.joined_rev
+             LIMIT 301) o
+       JOIN users u ON u.id = o.user_id
+       WINDOW person AS (PARTITION BY o.user_id)
+   )
+   SELECT joined_seq, left_seq, min(o.delivered), min(o.seen)
+   FROM other o
+   WHERE (SELECT count(*) FROM other) <= 300
+   GROUP BY joined_seq, left_seq $$;
+
+-- The status of a message that all others have come to.
+CREATE FUNCTION status_of(seq bigint, delivered bigint, seen bigint)
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$ SELECT ',"status":"' || CASE WHEN seen >= seq THEN 'read' WHEN delivered >= seq THEN 'delivered' ELSE 'sent' END || '"' $$;
 
 -- A message's own: who is mentioned in it (as resolved when it was sent), its reactions as [{"emoji", "count"}] in the
 -- order of their first, when it was pinned.
@@ -159,7 +198,7 @@ JOIN threads t ON t.id = m.thread_id
 JOIN thread_heads h ON h.thread_id = m.thread_id
 WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
 
--- Unread messages of a door whose read cursor was moved back before its span: what lies between the stretches is not
+-- Unread messages where the read cursor was moved back before the open span: what lies between the stretches is not
 -- the reader's.
 CREATE FUNCTION unread_in_sight(reader bigint, thread bigint, read_to bigint) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS
@@ -168,20 +207,55 @@ $$ SELECT coalesce(sum(s.high - greatest(s.low, read_to)
    FROM sights s
    WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to $$;
 
--- The first of them. Of a long run of deleted ones only the beginning is looked at.
+-- How many messages are unread. Arithmetic: those after the read cursor, less the deleted ones among them, which are
+-- asked for only where there can be any.
+CREATE FUNCTION unread_after(reader bigint, thread bigint, history text, joined_seq bigint, last_seq bigint,
+    last_deleted_seq bigint, read_to bigint) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT CASE
+    WHEN history = 'joined' AND read_to < joined_seq THEN unread_in_sight(reader, thread, read_to)
+    WHEN last_deleted_seq <= read_to THEN last_seq - read_to
+    ELSE last_seq - read_to - deleted_after(thread, read_to) END $$;
+
+-- The first of them; null when there is none. A step for each deleted one before it, but whole blocks of deleted ones
+-- are one step: so there are at most some hundred.
 CREATE FUNCTION first_unread(reader bigint, thread bigint, read_to bigint) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS
-$$ SELECT coalesce((
-        SELECT min(near.seq) FROM (
-            SELECT m.seq, m.deleted_at
-            FROM sights s
-            CROSS JOIN LATERAL (
-                SELECT m.seq, m.deleted_at FROM messages m
-                WHERE m.thread_id = thread AND m.seq > greatest(s.low, read_to) AND m.seq <= s.high
-                ORDER BY m.seq
-                LIMIT 100) m
-            WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to) near
-        WHERE near.deleted_at IS NULL), read_to + 1) $$;
+$$ WITH RECURSIVE walk AS (
+       SELECT s.low, s.high, greatest(s.low, read_to) + 1 AS seq
+       FROM sights s
+       WHERE s.user_id = reader AND s.thread_id = thread AND s.high > read_to
+       UNION ALL
+       SELECT w.low, w.high, w.seq + CASE
+           WHEN w.seq & 2097151 = 0 AND (
+               SELECT d.count = 2097152 FROM deletions d
+               WHERE d.thread_id = thread AND d.level = 3 AND d.block = w.seq >> 21) THEN 2097152
+           WHEN w.seq & 16383 = 0 AND (
+               SELECT d.count = 16384 FROM deletions d
+               WHERE d.thread_id = thread AND d.level = 2 AND d.block = w.seq >> 14) THEN 16384
+           WHEN w.seq & 127 = 0 AND (
+               SELECT d.count = 128 FROM deletions d
+               WHERE d.thread_id = thread AND d.level = 1 AND d.block = w.seq >> 7) THEN 128
+           ELSE 1 END
+       FROM walk w
+       WHERE w.seq <= w.high AND (
+           SELECT m.deleted_at IS NOT NULL FROM messages m WHERE m.thread_id = thread AND m.seq = w.seq)
+   )
+   SELECT min(f.seq) FROM (SELECT w.high, max(w.seq) AS seq FROM walk w GROUP BY w.low, w.high) f WHERE f.seq <= f.high $$;
+
+-- What is unread, as part of a thread or of the answer to a move. (RETURNS SETOF, always one: so it is inlined in FROM.)
+CREATE FUNCTION unread_json(reader bigint, thread bigint, history text, joined_seq bigint, last_seq bigint,
+    last_deleted_seq bigint, read_to bigint) RETURNS SETOF text LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS
+$$ SELECT '"unreadCount":' || unread_after(reader, thread, history, joined_seq, last_seq, last_deleted_seq, read_to)
+    || ',"mentionCount":' || (
+        SELECT count(*) FROM (
+            SELECT FROM mentions n
+            WHERE n.thread_id = thread AND n.user_id = reader AND n.seq > read_to
+            LIMIT 1000) unread_ones)
+    || ',"firstUnreadSeq":' || coalesce(CASE
+        WHEN last_seq <= read_to THEN NULL
+        WHEN last_deleted_seq <= read_to AND (history = 'all' OR read_to >= joined_seq) THEN read_to + 1
+        ELSE first_unread(reader, thread, read_to) END::text, 'null')
+    || ',"lastReadSeq":' || read_to $$;
 
 -- In parts, so that what the readers of a thread share is told to all of them (merged.tail): head, the last message,
 -- rest; and mine. They stand side by side in `thread`, and each costs nothing where it is not asked for.
@@ -219,27 +293,12 @@ FROM (
                   WHERE o.thread_id = d.thread_id AND o.left_rev IS NULL
                   ORDER BY o.user_id LIMIT 10) first
             JOIN users u ON u.id = first.user_id) END AS rest,
-        ',"unreadCount":' || unread.count
-        || ',"mentionCount":' || (
-            SELECT count(*) FROM (
-                SELECT FROM mentions n
-                WHERE n.thread_id = d.thread_id AND n.user_id = d.user_id AND n.seq > d.read_seq
-                LIMIT 1000) unread_ones)
-        || ',"firstUnreadSeq":' || CASE
-            WHEN unread.count = 0 THEN 'null'
-            WHEN d.last_deleted_seq <= d.read_seq AND (d.history = 'all' OR d.read_seq >= d.joined_seq)
-                THEN (d.read_seq + 1)::text
-            ELSE first_unread(d.user_id, d.thread_id, d.read_seq)::text END
-        || ',"lastReadSeq":' || d.read_seq
+        ',' || unread.counts
         || ',"role":"' || d.role || '"'
         || ',"muted":' || d.muted || ',"archived":' || d.archived || ',"notify":"' || d.notify || '"}' AS mine
     FROM doors d
-    -- Arithmetic: the messages after my read cursor, less the deleted ones among them (by their counters), which are
-    -- asked for only where there can be any.
-    CROSS JOIN LATERAL (SELECT CASE
-        WHEN d.history = 'joined' AND d.read_seq < d.joined_seq THEN unread_in_sight(d.user_id, d.thread_id, d.read_seq)
-        WHEN d.last_deleted_seq <= d.read_seq THEN d.last_seq - d.read_seq
-        ELSE d.last_seq - d.read_seq - deleted_after(d.thread_id, d.read_seq) END AS count) unread) parts;
+    CROSS JOIN LATERAL unread_json(d.user_id, d.thread_id, d.history, d.joined_seq, d.last_seq, d.last_deleted_seq,
+        d.read_seq) unread (counts)) parts;
 
 -- Where the log stands in the snapshot of the statement that asks, for the user stream: a pg_snapshot, as text. It
 -- ends after the latest change, and not with the next xid: of transactions that were rolled back a crash may leave no
@@ -272,7 +331,8 @@ WHERE t.kind = 'channel' AND h.deleted_at IS NULL;
 -- migrate:down
 
 DROP VIEW open_channels, my_threads, sights, doors;
-DROP FUNCTION unread_in_sight, first_unread, deleted_after, reactions_for, log_place(), log_place(xid8),
+DROP FUNCTION unread_json, unread_after, unread_in_sight, first_unread, deleted_after, is_small, receipt_json,
+    reach_of_others, status_of, reactions_for, log_place(), log_place(xid8),
     message_json(messages, users, messages, users, text, text);
 DROP TABLE message_edits, pins, reactions, mentions, deletions, personal_changes, marks;
 DROP INDEX changes_by_xid, memberships_past;

@@ -27,10 +27,15 @@ WITH door AS (
         LIMIT :size) m
     ORDER BY m.seq
     LIMIT :size
+), reach AS MATERIALIZED (
+    -- Asked once, for the status of the reader's own messages; not at all when there are none.
+    SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
     SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
-            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+            CASE WHEN p.author_id = :user_id THEN (
+                SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
+                ELSE '' END),
             ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
@@ -67,10 +72,15 @@ WITH door AS (
         LIMIT :size) m
     ORDER BY m.seq DESC
     LIMIT :size
+), reach AS MATERIALIZED (
+    -- Asked once, for the status of the reader's own messages; not at all when there are none.
+    SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
     SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
-            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+            CASE WHEN p.author_id = :user_id THEN (
+                SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
+                ELSE '' END),
             ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
@@ -132,10 +142,15 @@ WITH door AS (
     FROM share, side n
     CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = n.seq OFFSET 0) m
     WHERE n.step <= CASE WHEN n.older THEN share.older ELSE share.newer END
+), reach AS MATERIALIZED (
+    -- Asked once, for the status of the reader's own messages; not at all when there are none.
+    SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
     SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
-            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+            CASE WHEN p.author_id = :user_id THEN (
+                SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
+                ELSE '' END),
             ',' ORDER BY p.seq) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
@@ -186,7 +201,9 @@ WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
 SELECT message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
-    CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END)
+    CASE WHEN p.author_id = :user_id THEN (
+        SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach_of_others(:thread_id, :user_id) r
+        WHERE p.seq > r.low AND p.seq <= r.high) ELSE '' END)
 FROM messages p
 JOIN users a ON a.id = p.author_id
 LEFT JOIN LATERAL (
@@ -202,7 +219,8 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- the transaction. message is its shared form; bare the same with the quote as a bare seq (null when it
 -- quotes nothing); same whether the body is the one first sent; quotable false when reply_to is nothing
 -- the sender may see, blocked true when the other one of a direct thread has blocked them (then nothing is
--- sent). No row when not a member. Raises client_ids_pkey when the
+-- sent). shown tells others that the sender has read what was before it, or, false, that it has reached them; null:
+-- nothing new. No row when not a member. Raises client_ids_pkey when the
 -- same client id has committed while this waited: then `replay` answers.
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea),
 --         handles (text[]: who is mentioned if they are members)
@@ -253,7 +271,7 @@ WITH door AS (
     WHERE h.thread_id = door.thread_id AND h.deleted_at IS NULL AND NOT door.blocked
         AND NOT EXISTS (SELECT FROM seen)
         AND (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted))
-    RETURNING h.last_seq, h.last_rev, h.last_message_at
+    RETURNING h.last_seq, h.last_rev, h.last_message_at, h.member_count
 ), once AS (
     INSERT INTO client_ids (thread_id, author_id, client_id, seq, body_hash)
     SELECT :thread_id, :user_id, :client_id::text, last_seq, :body_hash FROM head WHERE :client_id::text IS NOT NULL
@@ -296,7 +314,10 @@ SELECT EXISTS (SELECT FROM head) AS sent, e.seq, e.rev, e.reply_to,
     message_json(e, a, q, qa, e.reactions::text, '') AS message,
     CASE WHEN e.reply_to IS NOT NULL THEN message_json(e, a, NULL, NULL, e.reactions::text, '') END AS bare,
     (SELECT body_hash FROM seen) IS NOT DISTINCT FROM :body_hash AS same,
-    (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked
+    (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked,
+    (SELECT door.read_receipts FROM head
+     WHERE CASE WHEN door.read_receipts THEN door.seen_seq ELSE door.delivered_seq END < head.last_seq - 1
+        AND is_small(head.member_count)) AS shown
 FROM door
 LEFT JOIN entry e ON true
 LEFT JOIN users a ON a.id = e.author_id
@@ -381,7 +402,8 @@ SELECT head.last_rev AS rev, e.author_id = :user_id AS own, e.deleted_at IS NOT 
     (SELECT blocked FROM door) AS blocked,
     head.last_rev IS NULL AND e.author_id = :user_id AND e.deleted_at IS NULL AND e.text <> :text AS gone,
     message_json(e, a, q, qa, CASE WHEN e.reactions IS NOT NULL THEN reactions_for(e, :user_id) END,
-        ',"status":"sent"') AS message
+        (SELECT status_of(e.seq, min(r.delivered), min(r.seen)) FROM reach_of_others(:thread_id, :user_id) r
+         WHERE e.seq > r.low AND e.seq <= r.high)) AS message
 FROM entry e
 JOIN users a ON a.id = e.author_id
 LEFT JOIN head ON true

@@ -107,10 +107,15 @@ WITH door AS (
     LIMIT :size::int + 1
 ), kept AS (
     SELECT p.* FROM page p ORDER BY p.rev DESC LIMIT :size
+), reach AS MATERIALIZED (
+    -- Asked once, for the status of the reader's own messages; not at all when there are none.
+    SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
     SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
-            CASE WHEN p.author_id = :user_id THEN ',"status":"sent"' ELSE '' END),
+            CASE WHEN p.author_id = :user_id THEN (
+                SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
+                ELSE '' END),
             ',' ORDER BY k.rev DESC) AS items
     FROM kept k
     CROSS JOIN LATERAL (

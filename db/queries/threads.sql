@@ -17,12 +17,10 @@ WITH page AS (
         AND (:kind::text IS NULL OR d.kind = :kind)
         AND (:search::text IS NULL OR strpos(lower(d.title), lower(:search)) > 0)
         AND (coalesce(d.last_message_at, d.created_at), d.thread_id) < (:before_at::timestamptz, :before_id::bigint)
-        -- Deleted messages are not unread: where all that follows the cursor is deleted, nothing is.
-        AND (NOT :unread::boolean OR (d.last_seq > d.read_seq AND CASE
-            WHEN d.history = 'joined' AND d.read_seq < d.joined_seq
-                THEN unread_in_sight(d.user_id, d.thread_id, d.read_seq) > 0
-            WHEN d.last_deleted_seq <= d.read_seq THEN true
-            ELSE d.last_seq - d.read_seq > deleted_after(d.thread_id, d.read_seq) END))
+        -- Where the last message is neither read nor deleted, something is unread; else it is looked for.
+        AND (NOT :unread::boolean OR d.last_seq > greatest(d.read_seq, d.joined_seq, d.last_deleted_seq)
+            OR (d.last_seq > d.read_seq AND unread_after(d.user_id, d.thread_id, d.history, d.joined_seq, d.last_seq,
+                d.last_deleted_seq, d.read_seq) > 0))
     ORDER BY active_at DESC, d.thread_id DESC
     LIMIT :size::int + 1  -- one more tells whether there is a next page
 ), kept AS (

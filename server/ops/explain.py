@@ -86,6 +86,7 @@ SAMPLES: dict[str, Any] = {
     "part": "%erson 49%",
     "password_hash": "x",
     "password_hashes": ["x", "x"],
+    "read": True,
     "read_receipts": True,
     "records": 200,
     "refresh_hash": b"\x01" * 32,
@@ -136,6 +137,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "messages.edit": {"seq": 2003},  # which has earlier texts, as the sample has it
     "messages.edits": {"seq": 2003, "after_rev": 0},
     "messages.send": {"client_id": "a new one"},
+    "receipts.of_message": {"after_rev": 0, "looks": 500},
     "audit.note": {"act": "session.opened"},
     "sessions.by_key": {"hash": bytes.fromhex("c4ca4238a0b923820dcc509a6f75849b")},  # of key 1
     "sessions.make_ticket": {"hash": b"\x03" * 32},
