@@ -52,7 +52,9 @@ def header_end(data: bytes) -> int:
 
 
 def content_length(head: bytes) -> int:
-    """The announced length of the body. ValueError when none is announced."""
+    """The announced length of the body; a 204 has none. ValueError when none is announced."""
+    if head.startswith(b"HTTP/1.1 204 "):
+        return 0
     at = head.find(b"content-length:")
     if at < 0:
         at = head.lower().find(b"content-length:")
