@@ -21,9 +21,12 @@ from server.base.passwords import Passwords
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
 from server.live import changes, presence, typists
-from server.live.bus import PRESENCE, TYPING, Bus
+from server.live.bus import CHANGED, PRESENCE, TYPING, Bus
 from server.live.endings import Endings
 from server.live.hub import Hub
+from server.live.link import Links
+from server.live.merged import Merged
+from server.live.outlet import STALLED_SECONDS
 from server.live.presence import Presence
 from server.live.typists import Typists
 from server.receipts import Receipts
@@ -34,9 +37,6 @@ DATABASE_SECONDS = 0.5  # between two looks for a database that is away when a w
 STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
 TASKS_END_SECONDS = 4.0
 REQUESTS_END_SECONDS = 8.0
-# How long a client may not read what is written to it, before it is cut off (it loses nothing: it comes
-# back with its cursor). Every answer is much faster than that: a query is given half a minute at most.
-STALLED_SECONDS = 120
 DRAINED_BYTES, DRAINING_SECONDS = 32 * 1024 * 1024, 5.0  # at most, of a body that is too large
 
 
@@ -75,6 +75,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.hub = Hub(ctx.db)
         # What is told to whoever joins a thread: see live/stream.current
         ctx.joining = [receipts.joining, typists.joining, presence.joining]
+        ctx.links = Links()
+        ctx.merged = Merged(ctx.db)
         ctx.endings = Endings(ctx.db)
         ctx.sign_ins = SignIns(ctx)
         ctx.limits = Limits(
@@ -95,6 +97,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.presence = Presence(
             settings.redis_url, ctx.db, on=settings.presence, hub=ctx.hub, post=ctx.bus.post
         )
+        ctx.bus.on(CHANGED, ctx.merged.hint, stands=ctx.merged.hint)
+        ctx.presence.for_user = ctx.merged.presence
         ctx.bus.on(PRESENCE, ctx.presence.heard, stands=ctx.presence.connected)
         ctx.typists = Typists(ctx.db, on=settings.typing, hub=ctx.hub, post=ctx.bus.post)
         ctx.bus.on(TYPING, ctx.typists.heard)
@@ -120,7 +124,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
             return
         ctx.following.cancel()
         ctx.presence.freeze()
-        await ctx.hub.close(STREAMS_END_SECONDS)
+        closing = (one.close(STREAMS_END_SECONDS) for one in (ctx.hub, ctx.merged, ctx.links))
+        await asyncio.gather(*closing)
         await ctx.tasks.drain(TASKS_END_SECONDS)
 
     async def end(app: Sanic[Any, Any]) -> None:
@@ -185,5 +190,6 @@ async def _follow(app: Sanic[Any, Any]) -> None:
             log.event("database.away", level="warning", reason=type(error).__name__)
             await asyncio.sleep(DATABASE_SECONDS)
     ctx.hub.start(ctx.bus, epoch=ctx.epoch)
+    ctx.merged.start(epoch=ctx.epoch)
     ctx.presence.start(epoch=ctx.epoch)
     ctx.bus.start(epoch=ctx.epoch)

@@ -205,14 +205,23 @@ async def post_message(request: Request, thread_id: int, body: NewMessage) -> HT
     The text is trimmed. 200 and the message as it now is, when this clientId has been used for it; 422 when it was
     used for another body. 403 when the other one of a direct thread has blocked me.
     """
-    client_id = _client_id(request, body)
+    ctx, me = request.app.ctx, request.ctx.user_id
+    message, new = await deliver(ctx, me, thread_id, body, client_id=_client_id(request, body))
+    return json_bytes(f'{{"message":{message}}}', status=201 if new else 200)
+
+
+async def deliver(
+    ctx: Any, user_id: int, thread_id: int, body: NewMessage, *, client_id: str | None
+) -> tuple[str, bool]:
+    """Send, over HTTP or a WebSocket: the message as JSON, and whether it is new or a repetition.
+
+    Raises NotFound, Invalid, and Forbidden for who is blocked.
+    """
     if body.fileIds:
         raise Invalid({"fileIds": "there are no such files"})
     if not body.text:
         raise Invalid({"text": "must not be empty"})
-    row = await request.app.ctx.tasks.finish(
-        _send(request.app.ctx, request.ctx.user_id, thread_id, body, client_id)
-    )
+    row = await ctx.tasks.finish(_send(ctx, user_id, thread_id, body, client_id))
     if row is not None and row["message"] is None and row["blocked"]:
         raise blocks.refused()
     if row is None or (row["message"] is None and row["quotable"]):
@@ -225,7 +234,7 @@ async def post_message(request: Request, thread_id: int, body: NewMessage) -> HT
             sentence="This clientId has been used for another message.",
             code="client_id_reused",
         )
-    return json_bytes(f'{{"message":{row["message"]}}}', status=201 if row["sent"] else 200)
+    return row["message"], row["sent"]
 
 
 async def _send(

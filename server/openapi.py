@@ -30,6 +30,7 @@ PLACES = {
 HEADERS = {
     "POST /api/threads/<thread_id:id>/messages": ("Idempotency-Key", "The clientId, as a header."),
     "GET /api/threads/<thread_id:id>/stream": ("Last-Event-ID", "The cursor to go on from."),
+    "GET /api/stream": ("Last-Event-ID", "The cursor to go on from; of up to 700 characters."),
 }
 WORDS = {
     400: "The request could not be read.",
@@ -40,6 +41,7 @@ WORDS = {
     413: "Too large.",
     415: "Not application/json.",
     422: "Well-formed and still not valid; details names each field.",
+    426: "It takes a WebSocket handshake only.",
     429: "Too many requests; Retry-After says when to come back.",
     503: "A dependency is away, or the server is starting or stopping; Retry-After says when to come back.",
 }
@@ -86,13 +88,21 @@ def successes(route: "Route") -> dict[int, Any]:
     return found
 
 
+def frames(route: "Route") -> dict[str, Any]:
+    """What the data of each frame is that a client sends, where the route is a WebSocket."""
+    found: dict[str, Any] = getattr(route.handler, "frames", {})
+    return found
+
+
 def document(routes: Iterable["Route"]) -> dict[str, Any]:
     """OpenAPI 3.1 of these routes."""
     routes = tuple(routes)
     types: list[Any] = [shapes.Error, *shapes.EVENTS.values()]
+    types += [kind for kinds in (shapes.USER_EVENTS | shapes.SOCKET_EVENTS).values() for kind in kinds]
     for route in routes:
         types += [shape for shape in successes(route).values() if not isinstance(shape, str | None)]
         types += [kind for kind in (route.body, route.query) if kind is not None]
+        types += frames(route).values()
     schemas, components = msgspec.json.schema_components(dict.fromkeys(types), ref_template=REF)
     by_type = dict(zip(dict.fromkeys(types), schemas, strict=True))
     queries = {route.query.__name__ for route in routes if route.query is not None}
@@ -141,9 +151,22 @@ def _operation(route: "Route", by_type: dict[Any, Any], components: dict[str, An
             "required": not route.body.optional,
             "content": {"application/json": {"schema": by_type[route.body]}},
         }
-    if shapes.EVENT_STREAM in successes(route).values():
+    if route.path == "/api/stream":
+        found["x-events"] = _events(shapes.USER_EVENTS, by_type)
+    elif shapes.EVENT_STREAM in successes(route).values():
         found["x-events"] = {name: by_type[kind] for name, kind in shapes.EVENTS.items()}
+    if said := frames(route):
+        found["x-frames"] = {name: by_type[kind] for name, kind in said.items()}
+        found["x-events"] = _events(shapes.SOCKET_EVENTS, by_type)
     return found
+
+
+def _events(kinds: dict[str, Any], by_type: dict[Any, Any]) -> dict[str, Any]:
+    """What each event may be."""
+    return {
+        name: by_type[found[0]] if len(found) == 1 else {"oneOf": [by_type[kind] for kind in found]}
+        for name, found in kinds.items()
+    }
 
 
 def _tag(path: str) -> str:
@@ -177,7 +200,7 @@ def _parameters(route: "Route", components: dict[str, Any]) -> list[dict[str, An
         ]
     if route.name in HEADERS:
         name, text = HEADERS[route.name]
-        schema = {"type": "string", "minLength": 1, "maxLength": 128}
+        schema = {"type": "string", "minLength": 1, "maxLength": 128 if name != "Last-Event-ID" else 1024}
         found.append({"name": name, "in": "header", "required": False, "schema": schema, "description": text})
     return found
 
@@ -201,7 +224,8 @@ def _responses(route: "Route", by_type: dict[Any, Any]) -> dict[str, Any]:
         found[str(status)] = {"description": said, "content": {"application/json": {"schema": EVERY_ERROR}}}
     for status, shape in successes(route).items():
         if shape is None:
-            found[str(status)] = {"description": "Done; no body."}
+            said = "From now on it is a WebSocket." if status == 101 else "Done; no body."
+            found[str(status)] = {"description": said}
             continue
         media = shape.partition(";")[0] if isinstance(shape, str) else "application/json"
         schema = {"type": "string"} if isinstance(shape, str) else by_type[shape]

@@ -38,13 +38,13 @@ from server.base.errors import (
     TooMany,
     Unauthorized,
     Unavailable,
+    noted,
     render,
-    understood,
 )
 from server.base.front import garbled, outer
 from server.base.http import Body, Query, read, read_query
 from server.base.limits import BRAKES, Brake
-from server.live import presence, sse, typists
+from server.live import presence, sse, typists, ws
 
 Handler = Callable[..., Awaitable[HTTPResponse | None]]
 
@@ -168,6 +168,8 @@ ROUTES: tuple[Route, ...] = tuple(
         ("GET", f"{THREAD}/presence", presence.get_presence, "USER", "read"),
         ("POST", f"{THREAD}/typing", typists.post_typing, "USER", "write"),
         ("GET", f"{THREAD}/stream", sse.thread_stream, "STREAM", "stream"),
+        ("GET", "/api/stream", sse.user_stream, "STREAM", "stream"),
+        ("GET", ws.PATH, ws.open_socket, "STREAM", "stream"),
     )
 )
 
@@ -211,13 +213,15 @@ def _endpoint(route: Route) -> Handler:
         ctx.request_id = request.app.ctx.request_ids.of(request.headers.get("x-request-id"))
         ctx.user_id = ctx.session_id = None
         ctx.rate = ()  # what the answer says of the limits
+        upgrading = request.headers.get("upgrade", "").lower() == "websocket"
         status = 499  # what the log says when the client has gone
         try:
             if garbled(request):
                 raise BadRequest()
-            if request.headers.get("upgrade", "").lower() == "websocket":
-                # Let in, it would switch Sanic's timeouts off.
-                raise BadRequest("There is no WebSocket at this address.")
+            if upgrading:
+                request.stream.keep_alive = False  # type: ignore[union-attr]  # it switches Sanic's timeouts off
+                if route.path != ws.PATH:
+                    raise BadRequest("There is no WebSocket at this address.")
             if route.access != "OPEN" and not request.app.ctx.epoch:
                 raise Unavailable()  # a worker that began while the database was away
             caller = None
@@ -238,7 +242,7 @@ def _endpoint(route: Route) -> Handler:
                     response = await route.handler(request, **given)
             else:
                 response = await route.handler(request, **given)
-            status = response.status if response is not None else 200
+            status = response.status if response is not None else (101 if upgrading else 200)
         except Exception as error:
             if isinstance(error, TooMany):
                 ctx.rate = ()  # it tells of the limits itself
@@ -258,6 +262,8 @@ def _endpoint(route: Route) -> Handler:
             dress(response, (*outer(request, ctx.request_id), NO_STORE))
         return response
 
+    if route.path == ws.PATH:
+        run.is_websocket = True  # type: ignore[attr-defined]  # Sanic wants no answer of it
     return run
 
 
@@ -288,17 +294,7 @@ async def _admit(request: Request, route: Route, caller: Caller) -> None:
 
 def answer_to(error: Exception, request_id: str) -> HTTPResponse:
     """The answer to whatever was raised; our own faults go to the log with their cause."""
-    problem = understood(error)
-    if problem.status >= 500:
-        log.event(
-            "problem",
-            level="error" if problem.status == 500 else "warning",
-            request_id=request_id,
-            code=problem.code,
-            cause=f"{type(error).__name__}: {error}"[:500],
-            exc=log.traceback_of(error) if problem.status == 500 else None,
-        )
-    return render(problem, request_id)
+    return render(noted(error, request_id), request_id)
 
 
 def main() -> int:

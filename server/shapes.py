@@ -467,6 +467,37 @@ class TypingChange(Shape):
     isTyping: bool
 
 
+class UserStreamReady(Shape):
+    cursor: Cursor
+
+
+class ThreadNews(Thread):
+    """A thread of mine about which something has changed, as it is now. Live there is one for each new message."""
+
+    message: Annotated[Message, Meta(description="the new one, if it is that")] | UnsetType = UNSET
+
+
+class ThreadGone(Shape):
+    """A thread that is no longer mine."""
+
+    id: Id
+    role: None
+    act: Literal["left", "removed", "deleted"]
+
+
+class FriendsPresence(Shape):
+    """Who came, and who went, of the people in my direct threads. At the beginning: who of them is there."""
+
+    online: list[Id]
+    offline: list[Id]
+
+
+USER_EVENTS: dict[str, tuple[type[Shape], ...]] = {  # of the user stream
+    "ready": (UserStreamReady,),
+    "thread": (ThreadNews, ThreadGone),
+    "presence": (FriendsPresence,),
+    "resync": (StreamResync,),
+}
 EVENTS: dict[str, type[Shape]] = {  # of a thread stream, by the name of the event
     "ready": StreamReady,
     "message": Message,
@@ -478,4 +509,54 @@ EVENTS: dict[str, type[Shape]] = {  # of a thread stream, by the name of the eve
     "receipt": Receipt,
     "presence": PresenceChange,
     "typing": TypingChange,
+}
+
+
+# ---- what a WebSocket tells --------------------------------------------------------------------
+
+
+class SocketJoined(Shape):
+    threadId: Id
+    cursor: Cursor
+    lastSeq: Seq
+
+
+class SocketLeft(Shape):
+    """Nothing more comes of this thread: it was asked for, or one is no longer in it."""
+
+    threadId: Id
+    reason: Literal["asked", "left", "removed", "deleted"]
+
+
+class SocketResync(StreamResync):
+    threadId: Id
+
+
+class SocketAck(Shape):
+    """The answer to a frame with a ref."""
+
+    message: Annotated[Message, Meta(description="of a send")] | UnsetType = UNSET
+
+
+class SocketError(Shape):
+    code: str
+    message: str
+    details: dict[str, Any] | UnsetType = UNSET
+    retryAfter: Annotated[int, Meta(ge=1, description="seconds")] | UnsetType = UNSET
+
+
+class SocketPong(Shape):
+    pass
+
+
+SOCKET_EVENTS: dict[str, tuple[type[Shape], ...]] = {  # those of both streams, and some of its own
+    **{name: (shape,) for name, shape in EVENTS.items()},
+    **USER_EVENTS,
+    "presence": (PresenceChange, *USER_EVENTS["presence"]),
+    "resync": (SocketResync, *USER_EVENTS["resync"]),
+    "joined": (SocketJoined,),
+    "left": (SocketLeft,),
+    "ack": (SocketAck,),
+    "error": (SocketError,),
+    "pong": (SocketPong,),
 }

@@ -13,28 +13,30 @@ from typing import Any, ClassVar
 import uvloop
 from sanic import Request, Sanic
 from sanic.http import Stage
-from sanic.server.protocols.websocket_protocol import WebSocketProtocol
+from sanic.server import HttpProtocol
 
 from server.base.settings import load
+from server.live.link import Link
 
 BACKLOG = 2048  # Sanic calls listen() again, on the shared socket, with a default of 100
 IDLE_S = 0.3  # a leaving worker's last look at its idle connections
 LAST_RESORT_S = 15  # the supervisor kills before this; it is for a worker whose supervisor is gone
 
 
-class Connection(WebSocketProtocol):
+class Connection(HttpProtocol):
     """A client's connection, which is not closed under a request that is on its way.
 
     A worker that leaves answers with `Connection: close`, and an idle connection is closed only some
     time after the listening socket: who uses theirs steadily loses no request in a rolling restart.
     """
 
-    __slots__ = ()
+    __slots__ = ("link",)
     all: ClassVar[set["Connection"]] = set()
     leaving: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.link: Link | None = None  # once it is a WebSocket
         Connection.all = self.connections
         if Connection.leaving:
             self.answer_once()
@@ -52,6 +54,12 @@ class Connection(WebSocketProtocol):
             await handler(request)
 
         self.request_handler = last
+
+    def data_received(self, data: bytes) -> None:
+        if self.link is None:
+            super().data_received(data)
+        else:
+            self.link.data_received(data)
 
     def close_if_idle(self) -> bool:
         self.loop.call_later(IDLE_S, super().close_if_idle)

@@ -48,6 +48,34 @@ def event_conforms(name: str, data: str) -> None:
     msgspec.json.decode(data, type=shapes.EVENTS[name])
 
 
+def user_event_conforms(name: str, data: str) -> None:
+    """And for one of the user stream."""
+    _one_of(shapes.USER_EVENTS[name], name, data)
+
+
+def _one_of(kinds: tuple[type[shapes.Shape], ...], name: str, data: str | bytes) -> None:
+    faults = []
+    for shape in kinds:
+        try:
+            msgspec.json.decode(data, type=shape)
+            return
+        except msgspec.ValidationError as error:
+            faults.append(str(error))
+    raise AssertionError(f"{name} has another shape: {faults}: {data[:500]!r}")
+
+
+def frame_conforms(text: str | bytes) -> dict[str, Any]:
+    """The same for what a WebSocket tells; its parts."""
+    frame: dict[str, Any] = msgspec.json.decode(text)
+    assert (
+        isinstance(text, str)
+        and next(iter(frame)) == "event"
+        and set(frame) <= {"event", "id", "ref", "data"}
+    )
+    _one_of(shapes.SOCKET_EVENTS[frame["event"]], frame["event"], msgspec.json.encode(frame["data"]))
+    return frame
+
+
 @cache
 def _route(method: str, address: str) -> Route | None:
     return next((r for r in ROUTES if r.method == method and r.leads_to(address)), None)

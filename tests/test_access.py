@@ -98,6 +98,8 @@ WANTED = {
     f"POST {T}/delivered": READS,
     f"POST {T}/unread": READS,
     f"GET {T}/stream": READS,
+    "GET /api/stream": MINE,
+    "GET /api/ws": "426 426 426 426 426 426 426 403",  # without a handshake
 }
 ADDED = {"member": "member", "moderator": "moderator", "admin": "admin", "removed": "member", "bot": "member"}
 ADDED["staff"] = "member"

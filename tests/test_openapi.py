@@ -33,11 +33,12 @@ CONTRACT = {
     f"GET {M}/edits", f"PUT {M}/pin", f"DELETE {M}/pin", f"GET {T}/pins", f"PUT {M}/reactions/{{emoji}}",
     f"DELETE {M}/reactions/{{emoji}}",
     f"POST {T}/read", f"POST {T}/delivered", f"POST {T}/unread", f"GET {M}/receipts",
-    f"GET {T}/stream", "GET /livez", "GET /readyz", "GET /healthz", "GET /openapi.json", "GET /docs",
+    f"GET {T}/stream", "GET /api/stream", "GET /api/ws",
+    "GET /livez", "GET /readyz", "GET /healthz", "GET /openapi.json", "GET /docs",
 }  # fmt: skip
 # Calls of the contract that are not built yet. Whoever builds one moves it up.
 LATER = {
-    "GET /api/search", "GET /api/stream", "GET /api/ws",
+    "GET /api/search",
     "GET /api/conversations", "GET /api/contacts", "POST /api/contacts", "GET /api/contacts/{id}",
     "PATCH /api/contacts/{id}", "DELETE /api/contacts/{id}", "GET /api/contacts/{id}/messages",
     "POST /api/contacts/{id}/messages", "POST /api/inbound", "POST /api/files", "GET /api/files/{id}",
@@ -157,7 +158,7 @@ async def _fuzz(api: Api, database_url: str, tmp_path: Path) -> None:
         "[parameters]\n" + "".join(f'"path.{name}" = {value}\n' for name, value in ids.items())
     )
     # Not those that would end the session by which the others are asked.
-    left_out = ["/api/auth/logout", "/api/threads/{thread_id}/stream", "/api/threads/{thread_id}/leave"]
+    left_out = ["/api/auth/logout", "/api/threads/{thread_id}/stream", "/api/stream", "/api/threads/{thread_id}/leave"]
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     checks += ",negative_data_rejection"
     done = subprocess.run(

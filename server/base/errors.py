@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 from sanic import exceptions as sanic_exceptions
 
+from server.base import log
 from server.base.answer import Answer
 
 
@@ -61,6 +62,13 @@ class Conflict(Problem):
 
 class TooLarge(Problem):
     status, code, sentence = 413, "too_large", "The request is too large."
+
+
+class UpgradeRequired(Problem):
+    status, code, sentence = 426, "upgrade_required", "This address speaks WebSocket only."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Upgrade": "websocket"})
 
 
 class UnsupportedType(Problem):
@@ -163,6 +171,21 @@ def _from_sanic(error: sanic_exceptions.SanicException) -> Problem:
 def _with_status(status: int, code: str, sentence: str, headers: dict[str, str]) -> Problem:
     problem = Problem(sentence, code=code, headers=headers)
     problem.status = status
+    return problem
+
+
+def noted(error: BaseException, request_id: str) -> Problem:
+    """What to tell a client about it; our own faults go to the log with their cause."""
+    problem = understood(error)
+    if problem.status >= 500:
+        log.event(
+            "problem",
+            level="error" if problem.status == 500 else "warning",
+            request_id=request_id,
+            code=problem.code,
+            cause=f"{type(error).__name__}: {error}"[:500],
+            exc=log.traceback_of(error) if problem.status == 500 else None,
+        )
     return problem
 
 

@@ -118,6 +118,10 @@ class Front:
             return False
         return scheme == "https" or (scheme == "http" and not self.by_tls(request))
 
+    def knows(self, origin: str, request: "Request") -> bool:
+        """Whether this Origin is ours, or one of those listed, whose pages may show tokens."""
+        return origin in self._origins or self.owns(origin, request)
+
     def headers(self, request: "Request") -> Pairs:
         """What every answer to this request carries."""
         origin = request.headers.get("origin") if self._origins else None

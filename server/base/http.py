@@ -71,12 +71,17 @@ def read(request: Request, kind: type[B]) -> B:
     declared = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
     if declared != "application/json":
         raise UnsupportedType()
+    return parsed(request.body, kind)
+
+
+def parsed(given: bytes, kind: type[B]) -> B:
+    """JSON as `kind`. Raises BadRequest or Invalid (all faults at once)."""
     try:
-        body: B = _decoder(kind).decode(request.body)
+        body: B = _decoder(kind).decode(given)
     except msgspec.ValidationError as error:
         raise _refused(str(error)) from None
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise BadRequest("The body is not valid JSON.", code="not_json") from None
+        raise BadRequest("This is not valid JSON.", code="not_json") from None
     faults = faults_of(body)
     if faults:
         raise Invalid(faults)

@@ -229,6 +229,8 @@ class Limits:
 
     async def take(self, cost: str, who: int | str) -> Pairs:
         """Take a token of a user's bucket, or of that of a line. Raises TooMany."""
+        if cost not in self._scales:
+            return ()
         scale, bucket, now = self._scales[cost], self._bucket(cost, who), self._clock()
         if not self._spent(scale, bucket, now):
             await self._ask(cost, who, scale, bucket)

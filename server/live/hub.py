@@ -31,6 +31,14 @@ POLL_PAGE = 1000  # threads asked about at once
 LOG_PAGE = 200  # changes read at once
 LOG_READERS = 4  # reads of the log at once, so that catching up leaves connections for the rest
 PUSH_BYTES = 128 * 1024  # more than that at once goes the slow way, in pieces
+PIECE_BYTES = 64 * 1024  # of such a piece: the most that is held for one reader
+BATCHES = (
+    8  # joined pieces of a ring that are kept: after a restart many readers stand at the same few places
+)
+REFILL_SECONDS = 1.0  # between two tries to have what several readers ask for in the ring
+# After an offer that took long a thread's next one waits as long, and takes what comes meanwhile with it: one message
+# alone goes out at once, and a stream of them to thousands of readers leaves half of the time to everybody else.
+LONG_OFFER_SECONDS, REST_SECONDS = 0.002, 0.05  # from how long on, and how long at most
 HEARTBEAT_SECONDS = 15.0
 
 # What is so at the moment and in no log (receipts, typing, presence): the newest of each kind and person is kept, and
@@ -86,11 +94,49 @@ class Gap(Exception):
         self.head = head
 
 
+class Batch:
+    """Changes that follow each other, joined once for all readers who may be told all of them as they are."""
+
+    __slots__ = ("_frames", "_lowest", "_plain", "events", "first", "last")
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events, self.first, self.last = events, events[0].rev, events[-1].rev
+        self._frames: dict[Wire, bytes] = {}
+        self._lowest = min(
+            (place for e in events for place in (e.seq, e.quoted) if place is not None), default=FOREVER
+        )
+        self._plain = all(
+            event.kind != "thread_deleted"
+            and event.act not in ("left", "removed")
+            and event.as_of <= self.last
+            for event in events
+        )
+
+    def suits(self, reader: Reader) -> bool:
+        """Whether it is the next that this reader is told, all of it."""
+        sight = reader.sight
+        return (
+            self._plain
+            and reader.cursor == self.first - 1
+            and self._lowest > sight.floor
+            and self.first > sight.opened
+        )
+
+    def frames(self, wire: Wire) -> bytes:
+        """All of it."""
+        found = self._frames.get(wire)
+        if found is None:
+            joined = b"".join([event.frame(wire, event.data) for event in self.events])
+            found = self._frames[wire] = joined
+        return found
+
+
 class Feed:
     """One followed thread: the ring covers the revs up to head, without a gap."""
 
-    __slots__ = ("early", "ephemeral", "filling", "fresh", "grace", "head", "heard_at", "known", "left_at", "number",
-                 "pause", "readers", "ring", "ring_bytes", "round", "round_at", "thread_id")  # fmt: skip
+    __slots__ = ("_batches", "asking", "early", "ephemeral", "filling", "fresh", "grace", "head", "heard_at", "known",
+                 "left_at", "number", "offer", "offer_at", "pause", "readers", "refill", "refilled_at", "ring",
+                 "ring_bytes", "round", "round_at", "thread_id")  # fmt: skip
 
     def __init__(self, thread_id: int, head: int) -> None:
         self.thread_id = thread_id
@@ -99,6 +145,12 @@ class Feed:
         self.ring_bytes = 0
         self.early: dict[int, Event] = {}  # came before their predecessor
         self.fresh: list[Event] = []  # in the ring, not yet offered to the parked readers
+        self.offer: asyncio.Handle | None = None  # the next offer
+        self.offer_at = 0.0  # when it may be
+        self.asking = 0  # readers who wait for the log
+        self.refill: asyncio.Task[None] | None = None
+        self.refilled_at = float("-inf")
+        self._batches: dict[int, Batch] = {}  # by the cursor before them
         self.readers: set[Reader] = set()
         self.filling = False
         self.grace: asyncio.TimerHandle | None = None
@@ -116,12 +168,28 @@ class Feed:
         """The events of the ring that follow a cursor it covers."""
         return list(islice(self.ring, cursor + 1 - self.ring[0].rev, None))
 
+    def batch(self, cursor: int) -> Batch:
+        """As many of them as make a piece."""
+        found = self._batches.get(cursor)
+        if found is None:
+            events, size = list[Event](), 0
+            for event in self.after(cursor):
+                size += len(event.data)
+                if events and size > PIECE_BYTES:
+                    break
+                events.append(event)
+            found = self._batches[cursor] = Batch(events)
+            if len(self._batches) > BATCHES:
+                del self._batches[next(iter(self._batches))]
+        return found
+
     def append(self, event: Event) -> None:
         """The next rev. What it makes outdated is dropped: text that was edited or deleted is not told again."""
         if event.kind == "message_updated":
             stale = max((e.rev for e in self.ring if event.seq in (e.seq, e.quoted)), default=0)
             while self.ring and self.ring[0].rev <= stale:
                 self._drop()
+            self._batches.clear()
         self.ring.append(event)
         self.ring_bytes += _size(event)
         self.head = event.rev
@@ -129,12 +197,28 @@ class Feed:
         while len(self.ring) > RING_EVENTS or self.ring_bytes > RING_BYTES:
             self._drop()
 
+    def prepend(self, events: list[Event]) -> None:
+        """What the log has from before the ring; nothing that has become outdated while it was read."""
+        first = self.ring[0].rev if self.ring else self.head + 1
+        older = [event for event in events if event.rev < first]
+        if not older or older[-1].rev != first - 1:
+            return
+        edits = {event.seq: event.rev for event in self.ring if event.kind == "message_updated"}
+        for event in reversed(older):
+            if max(edits.get(event.seq, 0), edits.get(event.quoted, 0)) > event.as_of:
+                return
+            if len(self.ring) == RING_EVENTS or self.ring_bytes + _size(event) > RING_BYTES:
+                return
+            self.ring.appendleft(event)
+            self.ring_bytes += _size(event)
+
     def _drop(self) -> None:
         self.ring_bytes -= _size(self.ring.popleft())
 
     def clear(self) -> None:
         """Forget the ring; readers go on from the log."""
         self.ring.clear()
+        self._batches.clear()
         self.ring_bytes = 0
 
 
@@ -153,7 +237,6 @@ class Hub:
         self._db = db
         self._bus: Doorbell | None = None
         self._feeds: dict[int, Feed] = {}
-        self._dirty: list[Feed] = []
         self._left = asyncio.Event()  # some reader has gone
         self._unseen: set[int] = set()  # feeds whose head is to be looked up
         self._reading = asyncio.Semaphore(LOG_READERS)
@@ -217,20 +300,48 @@ class Hub:
         """The threads that have readers here."""
         return [feed.thread_id for feed in self._feeds.values() if feed.readers]
 
-    async def after(self, feed: Feed, cursor: int, *, opened: int, size: int) -> list[Event]:
-        """The next changes after a cursor; none when it stands at the end. Raises Gap, or what the database raises.
+    async def after(self, feed: Feed, cursor: int, *, opened: int, size: int) -> Batch | None:
+        """The next changes after a cursor; None when it stands at the end. Raises Gap, or what the database raises.
 
         size is how many are read from the log at the most. opened is the rev of the reader's coming in:
         what was before, they are told by the spans of others, and those are up to date in the log only.
         """
         if cursor >= feed.head:
-            return []
-        if cursor >= opened and feed.covers(cursor):
-            return feed.after(cursor)
-        rows = await self._since(feed, cursor, size)
+            return None
+        if cursor >= opened and (feed.covers(cursor) or await self._refilled(feed, cursor)):
+            return feed.batch(cursor)
+        feed.asking += 1
+        try:
+            rows = await self._since(feed, cursor, size)
+        finally:
+            feed.asking -= 1
         if not rows or rows[0].rev != cursor + 1:
             raise Gap(feed.head)
-        return rows
+        return Batch(rows)
+
+    async def _refilled(self, feed: Feed, cursor: int) -> bool:
+        """Whether the ring covers a cursor after what is before it was read, once for all who ask at the same time.
+
+        After a restart thousands come back to the same place. Whoever comes alone reads the log for themselves.
+        """
+        if feed.head - cursor > RING_EVENTS or not feed.asking:
+            return False
+        if feed.refill is None:
+            if time.monotonic() - feed.refilled_at < REFILL_SECONDS:
+                return False
+            feed.refill = asyncio.ensure_future(self._refill(feed))
+            self._tasks.add(feed.refill)
+            feed.refill.add_done_callback(self._tasks.discard)
+        await asyncio.wait({feed.refill})  # whoever goes meanwhile does not take it from the others
+        return feed.covers(cursor)
+
+    async def _refill(self, feed: Feed) -> None:
+        try:
+            feed.prepend(await self._since(feed, max(0, feed.head - RING_EVENTS), RING_EVENTS))
+        except Exception as error:  # the log is there for each by themselves
+            log.event("hub.blind", level="warning", reason=type(error).__name__)
+        finally:
+            feed.refill, feed.refilled_at = None, time.monotonic()
 
     async def certain(self, feed: Feed, sight: Sight) -> int | None:
         """A rev up to which this reader is a member now without having left; None when there is no such."""
@@ -314,7 +425,7 @@ class Hub:
                     del self._feeds[feed.thread_id]
                     if self._bus is not None:
                         await self._bus.unfollow(feed.thread_id)
-                elif now - feed.heard_at > RING_SECONDS:
+                elif now - max(feed.heard_at, feed.refilled_at) > RING_SECONDS:
                     feed.clear()
             silent = [feed.thread_id for feed in self._feeds.values() if now - feed.heard_at > POLL_SECONDS]
             if silent:
@@ -361,10 +472,11 @@ class Hub:
 
     def _take(self, feed: Feed, event: Event) -> None:
         """Append the next change, and those that waited for it; offer them when this turn of the loop ends."""
-        if not self._dirty:
-            asyncio.get_running_loop().call_soon(self._offer)
-        if not feed.fresh:
-            self._dirty.append(feed)
+        if feed.offer is None:
+            loop, wait = asyncio.get_running_loop(), feed.offer_at - time.monotonic()
+            feed.offer = (
+                loop.call_later(wait, self._offer, feed) if wait > 0 else loop.call_soon(self._offer, feed)
+            )
         feed.append(event)
         if event.user_id is not None and event.act is not None:
             self.moved(feed.thread_id, event.user_id, event.act)
@@ -375,44 +487,28 @@ class Hub:
                 break
             feed.append(waiting)
 
-    def _offer(self) -> None:
+    def _offer(self, feed: Feed) -> None:
         """Write what is new, joined and encoded once, to each reader who stands at the end and takes it."""
-        dirty, self._dirty = self._dirty, []
-        now = time.monotonic()
-        for feed in dirty:
-            events, feed.fresh = feed.fresh, []
-            if not events:
-                continue
-            first, last = events[0].rev, events[-1].rev
-            lowest = min(
-                (place for e in events for place in (e.seq, e.quoted) if place is not None), default=FOREVER
-            )
-            plain = all(
-                event.kind != "thread_deleted"
-                and event.act not in ("left", "removed")
-                and event.as_of <= last
-                for event in events
-            )
-            chunks: dict[Wire, bytes] = {}
-            for reader in feed.readers:
-                if (
-                    plain
-                    and reader.parked
-                    and reader.cursor == first - 1
-                    and lowest > reader.sight.floor
-                    and first > reader.sight.opened
-                ):
-                    outlet = reader.outlet
-                    chunk = chunks.get(outlet.wire)
-                    if chunk is None:
-                        wire = outlet.wire
-                        chunk = wire.pack(b"".join([event.frame(wire, event.data) for event in events]))
-                        chunks[wire] = chunk
-                    if len(chunk) <= PUSH_BYTES and outlet.take(chunk, now):
-                        reader.cursor = last
-                        continue
-                if reader.cursor < last:
-                    reader.wake()
+        now, feed.offer = time.monotonic(), None
+        events, feed.fresh = feed.fresh, []
+        if not events:
+            return
+        batch, chunks = Batch(events), dict[Wire, bytes]()
+        current = bool(feed.ring) and feed.ring[0].rev <= batch.first  # else some of it is outdated already
+        for reader in feed.readers:
+            if reader.parked and current and batch.suits(reader):
+                outlet = reader.outlet
+                chunk = chunks.get(outlet.wire)
+                if chunk is None:
+                    chunk = chunks[outlet.wire] = outlet.wire.pack(batch.frames(outlet.wire))
+                if len(chunk) <= PUSH_BYTES and outlet.take(chunk, now):
+                    reader.cursor = batch.last
+                    continue
+            if reader.cursor < batch.last:
+                reader.wake()
+        took = time.monotonic() - now
+        if took > LONG_OFFER_SECONDS:
+            feed.offer_at = now + took + min(took, REST_SECONDS)
 
     # -- what is so at the moment
 

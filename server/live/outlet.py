@@ -10,6 +10,11 @@ from sanic.response import HTTPResponse
 
 from server.live.wire import SSE, Wire
 
+# How long a client may not read what is written to it, before it is cut off (it loses nothing: it comes
+# back with its cursor). Every answer is much faster than that: a query is given half a minute at most.
+STALLED_SECONDS = 120
+RETRY_MS = 2000  # when a client that was cut off comes back
+
 
 class Outlet(Protocol):
     """Several readers may share one (a WebSocket that follows several threads)."""

@@ -1,21 +1,22 @@
-"""The thread stream as Server-Sent Events."""
+"""The streams as Server-Sent Events."""
 
+import contextlib
 import random
+from collections.abc import AsyncIterator
 
 from sanic import Request
 from sanic.response import HTTPResponse
 
 from server import shapes
-from server.base.errors import NotFound, Unauthorized, Unavailable
+from server.base.errors import Unauthorized
 from server.base.front import outer, plain
 from server.base.http import Query, answers
-from server.live import changes
+from server.live.endings import Closable
 from server.live.hub import Hub
-from server.live.outlet import SseOutlet
-from server.live.stream import ThreadReader, current, resync
+from server.live.merged import UserReader, friends
+from server.live.outlet import RETRY_MS, SseOutlet
+from server.live.stream import current, enter, resync
 from server.live.wire import SSE
-
-RETRY_MS = 2000
 
 
 class Follow(Query):
@@ -36,40 +37,65 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
     """
     ctx, user_id = request.app.ctx, request.ctx.user_id
     hub: Hub = ctx.hub
-    if hub.closing:
-        raise Unavailable("The server is stopping; come back in a moment.", code="stopping")
-    door = await changes.door(ctx.db, user_id=user_id, thread_id=thread_id)
-    if door is None:
-        raise NotFound()
-    head, epoch = door["last_rev"], ctx.epoch
-    given = request.headers.get("last-event-id") or query.lastEventId
-    start, missed = head, False
-    if given:
-        position = changes.position(given, epoch=epoch, thread_id=thread_id)
-        missed = position is None or not door["log_floor"] <= position <= head
-        start = head if missed or position is None else position
-    cursor = changes.cursor(epoch, thread_id, start)
-    opening = b"retry: %d\n\n" % RETRY_MS
-    ready = f'{{"cursor":"{cursor}","lastSeq":{door["last_seq"]}}}'
-    opening += SSE.event("ready", cursor, ready.encode())
     outlet = SseOutlet(request)
-    stream = ThreadReader(hub, changes.sight_of(door, user_id), start, head=head, outlet=outlet)
-    session_id = request.ctx.session_id
-    if not ctx.endings.watch(session_id, stream):
-        raise Unauthorized("This session has ended.", code="session_ended")
-    feed = hub.follow(stream, thread_id, head=head)
+    since = request.headers.get("last-event-id") or query.lastEventId
+    entered = await enter(ctx, user_id, thread_id, since=since, outlet=outlet)
+    stream, cursor = entered.reader, entered.cursor
+    ready = f'{{"cursor":"{cursor}","lastSeq":{entered.last_seq}}}'
+    opening = b"retry: %d\n\n" % RETRY_MS + SSE.event("ready", cursor, ready.encode())
     try:
-        with ctx.presence.of(user_id):
-            await outlet.open(plain(outer(request, request.ctx.request_id)))
-            await outlet.send(opening + (resync(SSE, cursor) if missed else b""))
+        async with _open(request, outlet, stream):
+            await outlet.send(opening + (resync(SSE, thread_id, cursor) if entered.missed else b""))
             if now := await current(ctx, user_id, thread_id, SSE):
                 await outlet.send(now)
-            await stream.run(feed)
-            if hub.closing:
-                # Not all at once: those who are sent away come back over some seconds.
-                await outlet.send(b"retry: %d\n\n" % random.randint(RETRY_MS // 2, RETRY_MS * 2))
+            await stream.run(entered.feed)
         return None  # Sanic ends the response
     finally:
-        hub.leave(stream, feed)
+        hub.leave(stream, entered.feed)
         ctx.typists.stop(user_id, thread_id)
-        ctx.endings.unwatch(session_id, stream)
+
+
+@answers({200: shapes.EVENT_STREAM}, {503: "stopping"})
+async def user_stream(request: Request, query: Follow) -> HTTPResponse | None:
+    """Follow all my threads live, from now on or from where one has read to.
+
+    Last-Event-ID (header, or lastEventId): the cursor to go on from, an event id or the streamCursor of GET
+    /api/threads; one that can't be served gets `resync`. token: a ticket or an access token. Events: ready {"cursor"},
+    then `thread`: what GET /api/threads/{id} gives, live one with each new message, for every change in a thread of
+    mine and for what I do on other devices; {"id", "role": null, "act"} when it is no longer mine. Of events that come
+    together only the last has an id. presence {"online", "offline"}: people of my direct threads. resync; a comment
+    every 15 s. The stream ends when the session ends.
+    """
+    ctx, user_id = request.app.ctx, request.ctx.user_id
+    outlet = SseOutlet(request)
+    reader = UserReader(ctx.merged, user_id, outlet)
+    try:
+        since = request.headers.get("last-event-id") or query.lastEventId
+        cursor, missed = await ctx.merged.follow(reader, since)
+        here = b'{"cursor":"%b"}' % cursor.encode()
+        opening = b"retry: %d\n\n" % RETRY_MS + SSE.event("ready", cursor, here)
+        async with _open(request, outlet, reader):
+            await outlet.send(opening + (SSE.event("resync", cursor, here) if missed else b""))
+            if now := await friends(ctx, user_id, SSE):
+                await outlet.send(now)
+            await reader.run()
+        return None
+    finally:
+        ctx.merged.leave(reader)
+
+
+@contextlib.asynccontextmanager
+async def _open(request: Request, outlet: SseOutlet, reader: Closable) -> AsyncIterator[None]:
+    """Begin the answer, for as long as the session and the worker live; whoever is sent away is told to come back."""
+    ctx, session_id = request.app.ctx, request.ctx.session_id
+    if not ctx.endings.watch(session_id, reader):
+        raise Unauthorized("This session has ended.", code="session_ended")
+    try:
+        with ctx.presence.of(request.ctx.user_id):
+            await outlet.open(plain(outer(request, request.ctx.request_id)))
+            yield
+            if ctx.hub.closing:
+                # Not all at once: those who are sent away come back over some seconds.
+                await outlet.send(b"retry: %d\n\n" % random.randint(RETRY_MS // 2, RETRY_MS * 2))
+    finally:
+        ctx.endings.unwatch(session_id, reader)

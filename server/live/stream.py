@@ -1,17 +1,17 @@
 """One reader of a thread, over whatever socket: everything after a cursor, without gap, repeat or queue."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from server.base import log
-from server.base.errors import AWAY
+from server.base.errors import AWAY, NotFound, Unavailable
 from server.live import changes
-from server.live.hub import LOG_PAGE, Feed, Gap, Hub
+from server.live.hub import LOG_PAGE, PIECE_BYTES, Feed, Gap, Hub
 from server.live.outlet import Outlet
 from server.live.sight import FOREVER, Event, Sight
-from server.live.wire import Wire
+from server.live.wire import WS, Wire
 
-PIECE_BYTES = 64 * 1024  # what a slow reader is sent at once: the most that is held for one
 RETRY_LOG_SECONDS = 1.0  # between tries to read the log while the database is away
 JOINING_SECONDS = 1.0  # that somebody who joins waits for what is so at the moment
 
@@ -61,7 +61,7 @@ class ThreadReader:
             except Gap as gap:
                 self.cursor = gap.head
                 cursor = changes.cursor(self._hub.epoch, feed.thread_id, gap.head)
-                await self.outlet.send(resync(self.outlet.wire, cursor))
+                await self.outlet.send(resync(self.outlet.wire, feed.thread_id, cursor))
             except AWAY as error:
                 log.event("stream.blind", level="warning", thread=feed.thread_id, reason=type(error).__name__)
                 await asyncio.sleep(RETRY_LOG_SECONDS)
@@ -87,9 +87,15 @@ class ThreadReader:
         What the socket takes at once goes out on the way. Where it would have to wait, the rest is
         let go and read again later: nothing is held for a slow reader, and nothing told that is no longer so.
         """
-        events = await self._hub.after(feed, self.cursor, opened=self.sight.opened, size=self._page)
-        if not events:
+        batch = await self._hub.after(feed, self.cursor, opened=self.sight.opened, size=self._page)
+        if batch is None:
             return None
+        if batch.suits(self):
+            shared = batch.frames(self.outlet.wire)
+            if len(shared) <= PIECE_BYTES:
+                self.cursor = batch.last
+                return shared
+        events = batch.events
         # Of long messages fewer at once: what the socket does not take is read again.
         average = sum(len(event.data) for event in events) // len(events)
         self._page = max(4, min(LOG_PAGE, 2 * PIECE_BYTES // max(1, average)))
@@ -151,9 +157,40 @@ class ThreadReader:
             self.parked, self._waiter = False, None
 
 
-def resync(wire: Wire, cursor: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Somebody who has begun to follow a thread, and has to leave it again (Hub.leave)."""
+
+    reader: ThreadReader
+    feed: Feed
+    cursor: str  # where they stand
+    last_seq: int
+    missed: bool  # whether they asked for what can't be served
+
+
+async def enter(ctx: Any, user_id: int, thread_id: int, *, since: str | None, outlet: Outlet) -> Entered:
+    """Begin to follow a thread from a cursor on, or from now. Raises NotFound; Unavailable when the worker stops."""
+    hub: Hub = ctx.hub
+    if hub.closing:
+        raise Unavailable("The server is stopping; come back in a moment.", code="stopping")
+    door = await changes.door(ctx.db, user_id=user_id, thread_id=thread_id)
+    if door is None:
+        raise NotFound()
+    head = start = door["last_rev"]
+    missed = False
+    if since:
+        position = changes.position(since, epoch=ctx.epoch, thread_id=thread_id)
+        missed = position is None or not door["log_floor"] <= position <= head
+        start = head if missed or position is None else position
+    reader = ThreadReader(hub, changes.sight_of(door, user_id), start, head=head, outlet=outlet)
+    feed = hub.follow(reader, thread_id, head=head)
+    return Entered(reader, feed, changes.cursor(ctx.epoch, thread_id, start), door["last_seq"], missed)
+
+
+def resync(wire: Wire, thread_id: int, cursor: str) -> bytes:
     """Something is missing that can't be told any more: fetch afresh, and go on from here."""
-    return wire.event("resync", cursor, b'{"cursor":"%b"}' % cursor.encode())
+    which = f'"threadId":{thread_id},' if wire is WS else ""  # a WebSocket may follow several
+    return wire.event("resync", cursor, f'{{{which}"cursor":"{cursor}"}}'.encode())
 
 
 async def current(ctx: Any, user_id: int, thread_id: int, wire: Wire) -> bytes:

@@ -6,6 +6,8 @@ of a WebSocket frame are shared too.
 
 from typing import Protocol
 
+import orjson
+
 
 class Wire(Protocol):
     """One way of writing events."""
@@ -42,6 +44,12 @@ class Ws:
         if id_ is None:
             return text_frame(b'{"event":"%b","data":%b}' % (name.encode(), data))
         return text_frame(b'{"event":"%b","id":"%b","data":%b}' % (name.encode(), id_.encode(), data))
+
+    def answer(self, name: str, data: bytes, ref: int | str | None) -> bytes:
+        """What is said to a frame of the client."""
+        if ref is None:
+            return self.event(name, None, data)
+        return text_frame(b'{"event":"%b","ref":%b,"data":%b}' % (name.encode(), orjson.dumps(ref), data))
 
     def pack(self, frames: bytes) -> bytes:
         return frames

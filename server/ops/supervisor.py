@@ -83,7 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             # Accepted connections inherit these. A peer that vanished is noticed by the probes of a silent
             # connection within a minute, and of a busy one after two, as one that stopped reading is
-            # (app.STALLED_SECONDS). A slow reader is noticed in our buffers, not after megabytes in the kernel's.
+            # (outlet.STALLED_SECONDS). A slow reader is noticed in our buffers, not after megabytes in the kernel's.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             options = {"TCP_USER_TIMEOUT": 120_000, "TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
             for name, value in {**options, "TCP_NOTSENT_LOWAT": 128 * 1024}.items():

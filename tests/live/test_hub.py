@@ -4,16 +4,16 @@ import asyncio
 import gc
 import random
 import time
+from typing import Any
 
 import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.live import hub
-from server.live.hub import RING_BYTES, RING_EVENTS, Feed, Gap
+from server.live import changes, hub
+from server.live.hub import PIECE_BYTES, RING_BYTES, RING_EVENTS, Batch, Feed, Gap
 from server.live.sight import Event
-from server.live.stream import PIECE_BYTES
 from tests.live.desk import SOCKET_BYTES, Desk, Reader, desk_on
 from tests.live.wire import so
 
@@ -318,7 +318,7 @@ async def test_what_is_no_longer_in_the_log_is_a_gap_and_the_stream_goes_on(
     ]  # fmt: skip
 
 
-async def after(desk: Desk, feed: Feed, cursor: int) -> list[Event]:
+async def after(desk: Desk, feed: Feed, cursor: int) -> Batch | None:
     return await desk.hub.after(feed, cursor, opened=0, size=200)
 
 
@@ -338,6 +338,83 @@ async def test_a_follower_behind_a_pruned_log_goes_on_with_a_resync(desk: Desk, 
     await desk.say("and on")
     desk.ring()
     await desk.settled(reader)
+
+
+# -- many at once
+
+
+async def test_many_who_come_back_at_once_read_the_log_together(
+    desk: Desk, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, asked, whole = desk.head, list[int](), changes.since
+    for number in range(150):
+        await desk.say(f"message {number} {'x' * 300}", quoted=number or None)
+    await desk.edit(3, "edited")
+    desk.bells.rung.clear()
+
+    async def since(*args: Any, **more: Any) -> Any:
+        asked.append(more["after_rev"])
+        return await whole(*args, **more)
+
+    monkeypatch.setattr(changes, "since", since)
+    readers = [Reader(desk, desk.ben, since=start + number % 3) for number in range(60)]
+    await desk.settled(*readers)
+    assert len(asked) <= 6, "each has read the log"
+    for number, reader in enumerate(readers):
+        assert reader.revs == list(range(start + 1 + number % 3, desk.head + 1))
+        assert b"message 2 " not in reader.line.got  # it was edited
+    await desk.edit(150, "the last one, edited")
+    desk.ring()
+    await desk.settled(*readers)
+    asked.clear()
+    late = [Reader(desk, desk.ben, since=start) for _ in range(60)]
+    await desk.settled(*late)
+    assert all(b"message 149 " not in reader.line.got for reader in late)
+
+
+async def test_offers_that_take_long_are_made_less_often_and_one_alone_at_once(
+    desk: Desk, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "LONG_OFFER_SECONDS", -1.0)  # each is
+    reader = await desk.reader()
+    writes, write = list[int](), reader.line.write
+
+    def counted(data: bytes) -> None:
+        writes.append(len(data))
+        write(data)
+
+    monkeypatch.setattr(reader.line, "write", counted)
+    feed = await desk.feed()
+    await desk.say("alone")
+    desk.ring()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert reader.revs == [desk.head]
+    start = desk.head
+    for _ in range(4):
+        await desk.say("one of many")
+    bells, desk.bells.rung = desk.bells.rung, []
+    feed.offer_at = time.monotonic() + 0.05  # the last one took as long
+    for bell in bells:
+        desk.hub.heard(*bell)
+        await asyncio.sleep(0)
+    await desk.settled(reader)
+    assert len(writes) == 2
+    assert reader.revs == list(range(start, desk.head + 1))
+
+
+async def test_what_was_edited_while_it_waited_is_not_told_as_it_was(desk: Desk, patient: None) -> None:
+    reader = await desk.reader()
+    feed = await desk.feed()
+    feed.offer_at = time.monotonic() + 0.05
+    seq = await desk.say("the password is bobbin")
+    desk.ring()
+    await asyncio.sleep(0)
+    await desk.delete(seq)
+    desk.ring()
+    await desk.settled(reader)
+    assert reader.revs == [desk.head - 1, desk.head]
+    assert b"bobbin" not in reader.line.got
 
 
 # -- the ring by itself
