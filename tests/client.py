@@ -7,14 +7,17 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
 
-from tests.conformity import conforms, event_conforms
+from tests.conformity import conforms, event_conforms, user_event_conforms
 
 LIMIT_SECONDS = 20.0  # how long a test waits for something that must come
+
+
+S = TypeVar("S", bound="Stream")
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,21 @@ class Api:
         self, thread_id: int, who: Person, *, since: str | None = None
     ) -> AsyncIterator["Stream"]:
         """Follow a thread; `since` is a Last-Event-ID. The first event, ready, is awaited already."""
+        async with self._follow(Stream, f"/api/threads/{thread_id}/stream", who, since) as stream:
+            yield stream
+
+    @contextlib.asynccontextmanager
+    async def feed(self, who: Person, *, since: str | None = None) -> AsyncIterator["Feed"]:
+        """The same of the user stream."""
+        async with self._follow(Feed, "/api/stream", who, since) as stream:
+            yield stream
+
+    @contextlib.asynccontextmanager
+    async def _follow(self, kind: type[S], url: str, who: Person, since: str | None) -> AsyncIterator[S]:
         headers = {"Authorization": f"Bearer {who.token}"} | ({"Last-Event-ID": since} if since else {})
-        async with self._client.stream("GET", f"/api/threads/{thread_id}/stream", headers=headers) as answer:
+        async with self._client.stream("GET", url, headers=headers) as answer:
             assert answer.status_code == 200, await answer.aread()
-            stream = Stream(answer)
+            stream = kind(answer)
             reading = asyncio.create_task(stream.read())
             try:
                 stream.ready = await stream.next()
@@ -135,6 +149,9 @@ class Stream:
     _queue: "asyncio.Queue[Event | None]" = field(default_factory=asyncio.Queue)
     _told: "defaultdict[str, asyncio.Queue[Any]]" = field(default_factory=lambda: defaultdict(asyncio.Queue))
 
+    def conforms(self, name: str, data: str) -> None:
+        event_conforms(name, data)
+
     async def read(self) -> None:
         """Parse until the end of the stream, which is None in the queue."""
         fields: dict[str, str] = {}
@@ -149,9 +166,9 @@ class Stream:
                     if "retry" in fields:
                         self.retry_ms = int(fields["retry"])
                     if "event" in fields:
-                        event_conforms(fields["event"], fields["data"])
+                        self.conforms(fields["event"], fields["data"])
                         event = Event(fields.get("id"), fields["event"], orjson.loads(fields["data"]))
-                        if event.id is None:
+                        if event.id is None and event.name != "thread":
                             self._told[event.name].put_nowait(event.data)
                         else:
                             self.seen.append(event)
@@ -201,6 +218,13 @@ class Stream:
     def cursor(self) -> str:
         """Where a client that comes back goes on: the last id."""
         return next(event.id for event in reversed(self.seen) if event.id is not None)
+
+
+class Feed(Stream):
+    """The user stream."""
+
+    def conforms(self, name: str, data: str) -> None:
+        user_event_conforms(name, data)
 
 
 NUMBERS = itertools.count(1)

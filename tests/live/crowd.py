@@ -69,21 +69,40 @@ class Reader:
         return rev_of(self.since)
 
 
+@dataclass
+class Listener:
+    """Follows all threads of somebody, likewise."""
+
+    client: Client
+    since: str = ""
+    state: dict[str, Any] = field(default_factory=dict)  # of the thread, as it was told last
+    seqs: list[int] = field(default_factory=list)  # of the messages that were told
+
+    def hear(self, thread: dict[str, Any]) -> None:
+        assert thread["lastRev"] >= self.state.get("lastRev", 0), "older than before"
+        message = thread.pop("message", None)
+        self.state = thread
+        if message is not None:
+            self.seqs.append(message["seq"])
+
+
 class Crowd:
     """Some writers and readers of one thread of one server, which may be killed and started again meanwhile."""
 
     def __init__(
         self, server: Bobbin, thread_id: int, people: list[Person], *, writers: int, readers: int
     ) -> None:
-        self._http = connections()
+        self._http, self._clients = connections(), list[Client]()
         self._url, self.thread_id = server.url, thread_id
         self.writers = [Writer(f"w{n}", self._client(people[n % len(people)])) for n in range(writers)]
         self.readers = [Reader(self._client(people[n % len(people)])) for n in range(readers)]
+        self.listeners = [Listener(self._client(person)) for person in people]
         self._stop = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def _client(self, who: Person) -> Client:
-        return Client(self._url, token=who.token, first_s=0.03, http=self._http)
+        self._clients.append(Client(self._url, token=who.token, first_s=0.03, http=self._http))
+        return self._clients[-1]
 
     @property
     def url(self) -> str:
@@ -93,7 +112,7 @@ class Crowd:
     @url.setter
     def url(self, url: str) -> None:
         self._url = url
-        for client in [*(one.client for one in self.readers), *(one.client for one in self.writers)]:
+        for client in self._clients:
             client.url = url
 
     async def __aenter__(self) -> Self:
@@ -101,7 +120,10 @@ class Crowd:
         for reader in self.readers:
             reader.since = start
         self._start = self.readers[0].rev
+        for listener in self.listeners:
+            listener.since = (await listener.client.insist("GET", "/api/threads")).data["streamCursor"]
         self._tasks = [asyncio.ensure_future(self._read(reader)) for reader in self.readers]
+        self._tasks += [asyncio.ensure_future(self._listen(listener)) for listener in self.listeners]
         self._tasks += [asyncio.ensure_future(self._write(writer)) for writer in self.writers]
         await so(lambda: all(reader.streams for reader in self.readers), "all read")
         return self
@@ -165,10 +187,17 @@ class Crowd:
                     reader.told.append(Told(event, asyncio.get_running_loop().time()))
                     reader.since = event.id
 
+    async def _listen(self, listener: Listener) -> None:
+        async with listener.client.feed(since=listener.since) as events:
+            async for event in events:
+                assert event.kind != "resync", "nothing is missing"
+                if event.kind == "thread":
+                    listener.hear(event.data)
+
     async def prove(self) -> None:
         """Nothing acknowledged is lost, nothing is there twice, and every reader was told all of it in order."""
         self._stop = True
-        await asyncio.gather(*(task for task in self._tasks[len(self.readers) :]))
+        await asyncio.gather(*self._tasks[len(self.readers) + len(self.listeners) :])
         thread = await self.thread()
         await self._level(thread["lastRev"])
         expected = list(range(self._start + 1, thread["lastRev"] + 1))
@@ -187,6 +216,14 @@ class Crowd:
             # A writer's own messages stand in the order in which it sent them.
             mine = [number for name, _, number in (id_.partition("-") for id_ in ids) if name == writer.name]
             assert mine == sorted(mine, key=int)
+        for listener in self.listeners:
+            await self._so(
+                lambda one=listener: one.state.get("lastRev", 0) >= thread["lastRev"],  # type: ignore[misc]
+                lambda one=listener: f"{one.state.get('lastRev')} of {thread['lastRev']}",  # type: ignore[misc]
+            )
+            path = f"/api/threads/{self.thread_id}"
+            assert listener.state == (await listener.client.insist("GET", path)).data["thread"]
+            assert listener.seqs == sorted(set(listener.seqs)), "told twice, or in another order"
         for reader in self.readers:
             assert [told.rev for told in reader.told] == expected
             assert {told.event.kind for told in reader.told} == {"message"}
