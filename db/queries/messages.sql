@@ -310,15 +310,16 @@ WITH door AS (
     SELECT m.* FROM seen
     CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = seen.seq OFFSET 0) m
 )
-SELECT EXISTS (SELECT FROM head) AS sent, e.seq, e.rev, e.reply_to,
+SELECT head.last_seq IS NOT NULL AS sent, e.seq, e.rev, e.reply_to,
     message_json(e, a, q, qa, e.reactions::text, '') AS message,
     CASE WHEN e.reply_to IS NOT NULL THEN message_json(e, a, NULL, NULL, e.reactions::text, '') END AS bare,
     (SELECT body_hash FROM seen) IS NOT DISTINCT FROM :body_hash AS same,
     (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked,
-    (SELECT door.read_receipts FROM head
-     WHERE CASE WHEN door.read_receipts THEN door.seen_seq ELSE door.delivered_seq END < head.last_seq - 1
-        AND is_small(head.member_count)) AS shown
+    CASE WHEN is_small(head.member_count)
+        AND CASE WHEN door.read_receipts THEN door.seen_seq ELSE door.delivered_seq END < head.last_seq - 1
+        THEN door.read_receipts END AS shown
 FROM door
+LEFT JOIN head ON true
 LEFT JOIN entry e ON true
 LEFT JOIN users a ON a.id = e.author_id
 LEFT JOIN quoted q ON q.seq = e.reply_to

@@ -17,8 +17,12 @@ WITH page AS (
         AND (:kind::text IS NULL OR d.kind = :kind)
         AND (:search::text IS NULL OR strpos(lower(d.title), lower(:search)) > 0)
         AND (coalesce(d.last_message_at, d.created_at), d.thread_id) < (:before_at::timestamptz, :before_id::bigint)
-        -- Where the last message is neither read nor deleted, something is unread; else it is looked for.
+        -- Where the last message is neither read nor deleted, or one of the last, something is unread; else it is counted.
         AND (NOT :unread::boolean OR d.last_seq > greatest(d.read_seq, d.joined_seq, d.last_deleted_seq)
+            OR EXISTS (
+                SELECT FROM messages m
+                WHERE m.thread_id = d.thread_id AND m.seq > greatest(d.read_seq, d.joined_seq, d.last_seq - 8)
+                    AND m.deleted_at IS NULL)
             OR (d.last_seq > d.read_seq AND unread_after(d.user_id, d.thread_id, d.history, d.joined_seq, d.last_seq,
                 d.last_deleted_seq, d.read_seq) > 0))
     ORDER BY active_at DESC, d.thread_id DESC
