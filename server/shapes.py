@@ -556,7 +556,7 @@ SOCKET_EVENTS: dict[str, tuple[type[Shape], ...]] = {  # those of both streams, 
     "resync": (SocketResync, *USER_EVENTS["resync"]),
     "joined": (SocketJoined,),
     "left": (SocketLeft,),
-    "ack": (SocketAck,),
+    "ack": (SocketAck, ReadState),  # the latter of read and delivered
     "error": (SocketError,),
     "pong": (SocketPong,),
 }

@@ -16,11 +16,10 @@ import msgspec
 import orjson
 from sanic import Request
 
-from server import messages
+from server import messages, receipts
 from server.base import log
 from server.base.errors import (
     BadRequest,
-    Conflict,
     Forbidden,
     NotFound,
     TooMany,
@@ -72,9 +71,8 @@ class Typing(Body):
     isTyping: bool
 
 
-class Mark(Body):
+class Mark(receipts.Place, kw_only=True):
     threadId: ThreadId
-    seq: Annotated[int, whole(0)]
 
 
 class Ping(Body):
@@ -288,10 +286,12 @@ class Talk:
         await self._ack(ref)
 
     async def read(self, body: Mark, ref: Ref | None) -> None:
-        raise Conflict("Not yet.", code="not_yet")
+        state = await receipts.move(self._ctx, self._user_id, body.threadId, body.seq, "read")
+        await self._ack(ref, state.encode())
 
     async def delivered(self, body: Mark, ref: Ref | None) -> None:
-        raise Conflict("Not yet.", code="not_yet")
+        state = await receipts.move(self._ctx, self._user_id, body.threadId, body.seq, "delivered")
+        await self._ack(ref, state.encode())
 
     async def ping(self, body: Ping, ref: Ref | None) -> None:
         await self._ack(ref, b"{}", WS.event("pong", None, b"{}"))

@@ -247,6 +247,28 @@ async def test_typing_is_told_to_the_others(api: Api, cast: Cast, address: str) 
             await ada.next()
 
 
+async def test_what_is_read_is_told_to_the_others(api: Api, cast: Cast, address: str) -> None:
+    await api.say(cast.team, cast.ada, "one")
+    async with talk(address, cast.ada) as ada, talk(address, cast.ben) as ben:
+        await ada.join(cast.team)
+        state = await ben.done("delivered", threadId=cast.team, seq=1)
+        assert (state["deliveredSeq"], state["unreadCount"]) == (1, 1)
+        state = await ben.done("read", threadId=cast.team, seq=1)
+        assert (state["lastReadSeq"], state["unreadCount"]) == (1, 0)
+        await ben.refused("invalid", "read", threadId=cast.team, seq=2)
+        await ben.refused("not_found", "read", threadId=10**12, seq=1)
+        read = [(cast.ben.id, 1)]
+        while (
+            read
+            != [(one.data["userId"], one.data["readSeq"]) for one in ada.moment if one.event == "receipt"][
+                -1:
+            ]
+        ):
+            await ada.done("ping")
+            await ada.next()
+        assert ok(await api.get(f"/api/threads/{cast.team}", as_=cast.ben))["thread"]["lastReadSeq"] == 1
+
+
 # -- nothing lost, nothing twice
 
 
