@@ -9,6 +9,7 @@ from server.base.errors import AWAY, NotFound, Unavailable
 from server.live import changes
 from server.live.hub import LOG_PAGE, PIECE_BYTES, Feed, Gap, Hub
 from server.live.outlet import Outlet
+from server.live.reader import Reader
 from server.live.sight import FOREVER, Event, Sight
 from server.live.wire import WS, Wire
 
@@ -16,42 +17,19 @@ RETRY_LOG_SECONDS = 1.0  # between tries to read the log while the database is a
 JOINING_SECONDS = 1.0  # that somebody who joins waits for what is so at the moment
 
 
-class ThreadReader:
+class ThreadReader(Reader):
     """See hub.Reader. `reason` says why it has ended: left, removed or deleted; None: it was closed."""
 
-    __slots__ = ("_certain", "_ending", "_hub", "_page", "_waiter", "cursor", "heard", "outlet", "parked",
-                 "reason", "sight")  # fmt: skip
+    __slots__ = ("_certain", "_hub", "_page", "cursor", "heard", "reason", "sight")
 
     def __init__(self, hub: Hub, sight: Sight, cursor: int, *, head: int, outlet: Outlet) -> None:
         """head: the last rev of the thread when the sight was made."""
-        self.cursor, self.sight, self.outlet = cursor, sight, outlet
-        self.parked, self.heard = False, 0
+        super().__init__(outlet)
+        self.cursor, self.sight, self.heard = cursor, sight, 0
         self.reason: str | None = None
-        self._hub, self._ending = hub, False
+        self._hub = hub
         self._page = LOG_PAGE  # changes to read from the log at once
         self._certain = head  # up to here this reader is known not to have left
-        self._waiter: asyncio.Future[None] | None = None
-
-    # -- what the hub calls
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def close(self) -> None:
-        self._ending = True
-        self.wake()
-
-    def cut(self) -> None:
-        """The session is over. Parked, it can say goodbye; held up by a slow reader, it is broken off."""
-        if self.parked:
-            self.parked = False  # the hub writes nothing more
-            self.close()
-        else:
-            self._ending = True
-            self.outlet.abort()
-
-    # -- what the handler calls
 
     async def run(self, feed: Feed) -> None:
         """Write all changes after the cursor, until the end of membership, thread or worker."""
@@ -147,14 +125,6 @@ class ThreadReader:
             return seen
         self._certain = certain
         return FOREVER
-
-    async def _park(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        self.parked = True
-        try:
-            await self._waiter
-        finally:
-            self.parked, self._waiter = False, None
 
 
 @dataclass(frozen=True, slots=True)

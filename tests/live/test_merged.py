@@ -670,6 +670,23 @@ async def test_what_i_do_is_told_to_my_other_devices_alone(api: Api, cast: Cast)
         assert (told["lastSeq"], told["muted"], "message" in told) == (1, True, False)
 
 
+async def test_what_i_have_read_is_told_to_my_other_devices(api: Api, cast: Cast) -> None:
+    for number in range(4):
+        await api.say(cast.team, cast.ada, f"message {number}")
+    async with api.feed(cast.ben) as feed:
+        for act, seq, unread, first in (("read", 3, 1, 4), ("unread", 2, 3, 2), ("read", 4, 0, None)):
+            state = ok(await api.post(f"/api/threads/{cast.team}/{act}", {"seq": seq}, as_=cast.ben))
+            told = (await feed.next()).data
+            assert (told["unreadCount"], told["firstUnreadSeq"]) == (unread, first)
+            assert {
+                key: told[key] for key in ("lastReadSeq", "unreadCount", "mentionCount", "firstUnreadSeq")
+            } == {key: value for key, value in state.items() if key not in ("threadId", "deliveredSeq")}
+            last = feed.cursor
+    async with api.feed(cast.ben, since=last) as again:
+        await api.say(cast.team, cast.ada, "more")
+        assert (await again.next()).data["unreadCount"] == 1, "nothing before it is told again"
+
+
 async def test_edits_deletions_and_mentions_move_the_counts(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
     handle = await db.fetchval("SELECT username FROM users WHERE id = $1", cast.ben.id)
     url = f"/api/threads/{cast.team}/messages"
