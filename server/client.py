@@ -263,9 +263,9 @@ class Client:
         """The user stream: what happens in all my threads."""
         return Follow(self, "/api/stream", since)
 
-    def socket(self) -> "Socket":
-        """A WebSocket, for many threads and for sending."""
-        return Socket(self)
+    def socket(self, *, feed: bool = False, since: str | None = None) -> "Socket":
+        """A WebSocket, for many threads and for sending. feed: the user stream too, from a cursor on or from now on."""
+        return Socket(self, feed=feed, since=since)
 
 
 async def until_answered(ask: Callable[[], Awaitable[Answer]], pace: Pace) -> Answer:
@@ -397,12 +397,13 @@ class Socket:
     """A WebSocket that goes on, as Follow does: threads are joined again where one stood, and sends repeated.
 
     Whoever iterates reads for all: sends are answered while somebody does, and only then. `cursors` are the joined
-    threads, each with the id of the last event of it that was handed out.
+    threads, each with the id of the last event of it that was handed out; `cursor` is that of the user stream.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, feed: bool, since: str | None) -> None:
         self.cursors: dict[int, str | None] = {}
-        self.connections = 0
+        self.cursor, self.connections = since, 0
+        self._feed = feed
         self._client = client
         self._pace = Pace(client.first_s)
         self._connection: ClientConnection | None = None
@@ -475,15 +476,22 @@ class Socket:
         thread_id = event.data.get("threadId")
         if event.kind == "left":
             self.cursors.pop(thread_id, None)
+        elif event.id is not None and thread_id is None:
+            self.cursor = event.id
         elif event.id is not None and thread_id in self.cursors:
             self.cursors[thread_id] = event.id
         return event
 
     async def _connect(self) -> ClientConnection:
         client, token = self._client, self._client.token
+        query = ""
+        if not self._feed:
+            query = "?feed=off"
+        elif self.cursor:
+            query = f"?lastEventId={self.cursor}"
         try:
             connection = await connect(
-                "ws" + client.url.removeprefix("http") + "/api/ws",
+                f"ws{client.url.removeprefix('http')}/api/ws{query}",
                 additional_headers=client.headers,
                 compression=None,
                 open_timeout=ANSWER_SECONDS,
@@ -551,6 +559,7 @@ class Socket:
         if self._connection is None:
             raise Away("the connection is gone")
         ref, answer = next(self._refs), asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda it: it.cancelled() or it.exception())  # who asked may be gone by then
         self._asked[ref] = answer
         began = time.monotonic()
         try:

@@ -41,8 +41,12 @@ OPEN_SECONDS = 20.0  # until all readers read
 FINISH_SECONDS = 60.0  # for the last answers to the writers
 PEOPLE = 100  # at most: registering has a brake
 SEND_RATE = 15.0  # a second, of one person: below the brake of a server that is not ours
-THREAD_STREAM, SOCKET, FEED = "thread stream", "WebSocket", "user stream"
-READING = "read state"
+THREAD_STREAM, SOCKET, FEED, SOCKET_FEED = (
+    "thread stream",
+    "WebSocket",
+    "user stream",
+    "user stream (WebSocket)",
+)
 READERS = 3  # people who read; each may have several readers
 PAGE = 100
 
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", nargs="?", help="a running server, as https://chat.example.org")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long the writers write (30)")
     parser.add_argument("--writers", type=int, default=4, help="people who write (4)")
-    parser.add_argument("--readers", type=int, default=12, help="streams, dealt out to the transports (12)")
+    parser.add_argument("--readers", type=int, default=16, help="streams, dealt out to the transports (16)")
     parser.add_argument("--threads", type=int, default=3, help="that they write to (3)")
     parser.add_argument("--rate", type=float, default=40.0, help="acts a second of all writers together (40)")
     parser.add_argument(
@@ -80,7 +84,7 @@ class Plan:
     seconds: float = 30.0
     least: int = 10  # messages, however slow the machine is
     writers: int = 4
-    readers: int = 12
+    readers: int = 16
     threads: int = 3
     rate: float = 40.0
     faults: tuple[str, ...] = CLIENT_FAULTS
@@ -271,10 +275,6 @@ class Trial:
         """What the server has."""
         found, person = [THREAD_STREAM], self._people[0]
         socket, feed = person.socket(), person.feed()
-        try:
-            await person.ask("POST", f"{self._threads[0].path}/read", {"seq": 0})
-        except Refused:
-            self._verdict.missing.append(READING)
         for name, stream, opening in ((SOCKET, socket, socket.open), (FEED, feed, feed.open)):
             try:
                 await opening()
@@ -286,7 +286,7 @@ class Trial:
                 found.append(name)
             finally:
                 await stream.drop()
-        return found
+        return [*found, SOCKET_FEED] if {SOCKET, FEED} <= set(found) else found
 
     def _reader(self, number: int, transport: str) -> Reader:
         """Of each transport one that behaves, then one that doesn't, and so on."""
@@ -295,16 +295,17 @@ class Trial:
         tally, ledger, threads = self._tally(transport), self._verdict.sends.ledger, self._threads
         manners = self._manners if round_ % 2 else Manners()
         rest = (tally, manners, random.Random(self._chance.random()))
-        if transport == FEED:
+        stream: Follow | Socket
+        stream = socket = person.socket(feed=transport == SOCKET_FEED)
+        socket.cursors |= {one.id: one.cursor for one in threads}
+        if transport in (FEED, SOCKET_FEED):
             by_id = {one.id: one for one in threads}
             told = FeedTold(tally, name, by_id, ledger, pauses=manners.pauses)
-            return FeedReader(name, person.feed(), *rest, told=told, threads=by_id)
+            stream = socket if transport == SOCKET_FEED else person.feed()
+            return FeedReader(name, stream, *rest, told=told, threads=by_id)
         if transport == THREAD_STREAM:
             threads = [threads[round_ // 2 % len(threads)]]
-            stream: Follow | Socket = person.follow(threads[0].id, since=threads[0].cursor)
-        else:
-            stream = person.socket()
-            stream.cursors |= {one.id: one.cursor for one in threads}
+            stream = person.follow(threads[0].id, since=threads[0].cursor)
         logs = [Told(tally, name, one.id, one.cursor, ledger) for one in threads]
         return LogReader(name, stream, *rest, told=logs)
 
@@ -382,7 +383,7 @@ class Trial:
         return found
 
     def _leafers(self, over: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
-        people = [] if READING in self._verdict.missing else self._people[self._plan.writers :]
+        people = self._people[self._plan.writers :]
         return [leaf(one, self._threads, random.Random(self._chance.random()), over) for one in people]
 
     async def _hurt(self) -> None:

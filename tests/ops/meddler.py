@@ -10,13 +10,16 @@ from urllib.parse import urlsplit
 
 import orjson
 
-# What is told instead of one event of a stream: which stream ("path number"), and the bytes of the event.
+from server.live.wire import text_frame
+
+# What is told instead of one event of a stream: which stream ("path number"), and the event's bytes, as SSE or JSON.
 Tell = Callable[[str, bytes], list[bytes]]
 # What is answered instead: method and path, status and JSON.
 Reply = Callable[[str, int, Any], tuple[int, Any]]
 # The whole answer to a request that the server never sees: method and path, JSON; None: it sees it; b"": hang up.
 Refuse = Callable[[str, Any], bytes | None]
 
+TEXT = 0x81  # the first byte of a whole text frame
 STREAMS = itertools.count(1)
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 
@@ -85,6 +88,10 @@ class Meddler:
         theirs.write(head + body)
         head = await ours.readuntil(b"\r\n\r\n")
         status = int(head.split(b" ", 2)[1])
+        if status == 101:
+            writer.write(head)
+            await self._talk(path, reader, writer, ours, theirs)
+            return False
         if b"transfer-encoding: chunked" in head.lower():
             writer.write(head)
             await self._stream(path, ours, writer)
@@ -111,6 +118,33 @@ class Meddler:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 
+    async def _talk(
+        self,
+        path: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ours: asyncio.StreamReader,
+        theirs: asyncio.StreamWriter,
+    ) -> None:
+        """A WebSocket: what the client says is passed on, what the server says is meddled with."""
+        saying = asyncio.ensure_future(_pass_on(reader, theirs))
+        stream = f"{path} {next(STREAMS)}"
+        try:
+            while True:
+                first, size = await ours.readexactly(2)
+                if size > 125:
+                    size = int.from_bytes(await ours.readexactly(2 if size == 126 else 8))
+                payload = await ours.readexactly(size)
+                if first == TEXT:
+                    for told in self.tell(stream, payload) if b'"ref":' not in payload[:60] else [payload]:
+                        writer.write(text_frame(told))
+                else:
+                    writer.write(bytes((first, size)) + payload)  # a close, a ping: short
+                await writer.drain()
+        finally:
+            saying.cancel()
+            await asyncio.gather(saying, return_exceptions=True)
+
     def _told(self, stream: str, event: bytes) -> list[bytes]:
         return self.tell(stream, event) if b"event: " in event else [event]
 
@@ -123,6 +157,13 @@ class Meddler:
         """And be done with them."""
         self.cut()
         await asyncio.gather(*self._serving)
+
+
+async def _pass_on(reader: asyncio.StreamReader, theirs: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(65_536):
+        theirs.write(piece)
+        await theirs.drain()
+    theirs.close()
 
 
 async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
