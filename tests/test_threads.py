@@ -15,7 +15,8 @@ from tests.rules import dense, ok, refused
 
 THREAD = {
     "id", "kind", "history", "title", "createdAt", "lastSeq", "lastRev", "streamCursor", "lastMessageAt", "lastMessage",
-    "messageCount", "memberCount", "unreadCount", "mentionCount", "firstUnreadSeq", "lastReadSeq", "role", "muted", "archived", "notify",
+    "messageCount", "memberCount", "unreadCount", "mentionCount", "firstUnreadSeq", "lastReadSeq", "role", "muted",
+    "archived", "notify",
 }  # fmt: skip
 
 
