@@ -102,12 +102,14 @@ class Bus:
 
     async def close(self) -> None:
         """Publish what is pending, then stop."""
+        if self._saying:
+            self._say_changed()
+        self._closing = True  # what is posted from now on would open the connection again, for nobody to close
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(1):
                 while self._flushing:  # noqa: ASYNC110  # seldom, and not for long
                     await asyncio.sleep(0.01)
                 await self._flush()
-        self._closing = True
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(1):
                 await (
@@ -178,8 +180,8 @@ class Bus:
         self.changed()
 
     def post(self, topic: int | str, payload: str | bytes) -> None:
-        """Publish; dropped when too much waits to be published."""
-        if self._pending_bytes > PENDING_BYTES:
+        """Publish; dropped when too much waits to be published, or nobody is left to do it."""
+        if self._closing or self._pending_bytes > PENDING_BYTES:
             return
         self._outbox.append((channel_of(self._epoch, topic), payload))
         self._pending_bytes += len(payload)

@@ -77,6 +77,15 @@ async def test_a_bus_that_is_closed_while_it_connects_ends(backing: Backing) -> 
             await made.close()
 
 
+async def test_what_is_posted_to_a_closed_bus_opens_no_connection(backing: Backing) -> None:
+    async with bus(backing.redis_url, epoch="aaaa") as (ours, _):
+        ours.ring(7, 1)  # and a little later it would say that something has changed
+    ours.ring(7, 2)
+    ours.post("presence", b"3")
+    assert not ours._tasks and not ours._outbox
+    assert not ours._publisher.connection_pool._in_use_connections
+
+
 async def test_a_server_that_is_away_is_told_once_and_stops_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
