@@ -134,8 +134,8 @@ class Batch:
 class Feed:
     """One followed thread: the ring covers the revs up to head, without a gap."""
 
-    __slots__ = ("_batches", "asking", "early", "ephemeral", "filling", "fresh", "grace", "head", "heard_at", "known",
-                 "left_at", "number", "offer", "offer_at", "pause", "readers", "refill", "refilled_at", "ring",
+    __slots__ = ("_batches", "asking", "checked", "early", "ephemeral", "filling", "fresh", "grace", "head", "heard_at",
+                 "known", "left_at", "number", "offer", "offer_at", "pause", "readers", "refill", "refilled_at", "ring",
                  "ring_bytes", "round", "round_at", "thread_id")  # fmt: skip
 
     def __init__(self, thread_id: int, head: int) -> None:
@@ -157,6 +157,7 @@ class Feed:
         self.heard_at = self.left_at = 0.0
         self.ephemeral: dict[tuple[str, str], Ephemeral] = {}  # by name and key, the newest last
         self.number = 0  # of the newest
+        self.checked = 0  # up to which it was known, after they came, how far the thread had come
         self.round: asyncio.TimerHandle | None = None  # the next one
         self.round_at, self.pause = 0.0, ROUND_SECONDS[0]  # when it may be, how long after the last one
 
@@ -239,6 +240,8 @@ class Hub:
         self._feeds: dict[int, Feed] = {}
         self._left = asyncio.Event()  # some reader has gone
         self._unseen: set[int] = set()  # feeds whose head is to be looked up
+        self._rounds: list[Feed] = []  # whose round waits for that
+        self._checking = False
         self._reading = asyncio.Semaphore(LOG_READERS)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -534,11 +537,44 @@ class Hub:
         return max(0.0, feed.round_at - time.monotonic()) if feed is not None else 0.0
 
     def _round(self, feed: Feed) -> None:
+        """The next round, as soon as it is known how far the thread has come.
+
+        What is new may have come after a removal that has rung nowhere: whoever was removed is not told of it.
+        """
+        if feed.checked == feed.number:
+            self._tell(feed)
+            return
+        self._rounds.append(feed)
+        if not self._checking:
+            self._checking = True
+            self._spawn(self._check())
+
+    async def _check(self) -> None:
+        """Ask for the heads of the threads whose rounds wait, together, and go on with them."""
+        try:
+            while self._rounds:
+                feeds, self._rounds = self._rounds[:POLL_PAGE], self._rounds[POLL_PAGE:]
+                numbers = {feed.thread_id: feed.number for feed in feeds}
+                heads = dict[int, int]()
+                with contextlib.suppress(Exception):  # the poll says so; the rounds come later
+                    heads = {
+                        row["thread_id"]: row["last_rev"]
+                        for row in await changes.heads(self._db, thread_ids=list(numbers))
+                    }
+                for feed in feeds:
+                    if feed.thread_id in heads:
+                        feed.checked = numbers[feed.thread_id]
+                        self._known(feed, heads[feed.thread_id])
+                    self._tell(feed)
+        finally:
+            self._checking = False
+
+    def _tell(self, feed: Feed) -> None:
         """Tell each reader what they have not heard. Who is busy or behind is told in a later round."""
         now, feed.round = time.monotonic(), None
-        written, late = 0, feed.known > feed.head  # a change on its way: perhaps somebody is no longer in it
-        if not late:
-            written, late = self._tell(feed, now)
+        # A change on its way: perhaps somebody is no longer in it.
+        written, late = (0, True) if feed.known > feed.head else self._write(feed, now)
+        late = late or feed.checked < feed.number
         shortest, longest = ROUND_SECONDS
         if written or not late:
             feed.pause = min(longest, max(shortest, written / EPHEMERAL_PER_SECOND))
@@ -548,15 +584,16 @@ class Hub:
         if late and feed.readers:
             feed.round = asyncio.get_running_loop().call_later(feed.pause, self._round, feed)
 
-    def _tell(self, feed: Feed, now: float) -> tuple[int, bool]:
+    def _write(self, feed: Feed, now: float) -> tuple[int, bool]:
         """To how many readers something was written, and whether others have still to be told."""
         for key in [key for key, one in feed.ephemeral.items() if one.until < now]:
             del feed.ephemeral[key]
-        people = {one.but for one in feed.ephemeral.values()}  # who is not told all of it
+        ready = [one for one in feed.ephemeral.values() if one.number <= feed.checked]
+        people = {one.but for one in ready}  # who is not told all of it
         chunks: dict[tuple[Wire, int, int], bytes] = {}
         written, late = 0, False
         for reader in feed.readers:
-            if reader.heard == feed.number:
+            if reader.heard >= feed.checked:
                 continue
             if not reader.parked or reader.cursor != feed.head:
                 late = True
@@ -567,14 +604,14 @@ class Hub:
             if chunk is None:
                 news = [
                     wire.event(one.name, None, one.data)
-                    for one in feed.ephemeral.values()
+                    for one in ready
                     if one.number > reader.heard and one.but != user_id
                 ]
                 chunk = chunks[kind] = wire.pack(b"".join(news)) if news else b""
             if chunk and not reader.outlet.take(chunk, now):
                 late = True
                 continue
-            reader.heard = feed.number
+            reader.heard = feed.checked
             written += bool(chunk)
         return written, late
 

@@ -3,10 +3,11 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 
-from server.live import hub, stream
+from server.live import changes, hub, stream
 from server.live.bus import Bus
 from tests.conftest import Backing
 from tests.live.desk import Desk, Reader
@@ -107,6 +108,85 @@ async def test_nothing_is_told_past_a_change_that_is_not_yet_read(desk: Desk, pa
     await so(ben.task.done, "ben's stream ends")
     assert said(ben) == []
     assert [frame.event for frame in ben.told] == ["member"]
+
+
+async def test_who_was_removed_is_told_nothing_that_came_later_though_nothing_rang(
+    desk: Desk, patient: None
+) -> None:
+    ada, ben = await desk.reader(desk.ada), await desk.reader()
+    await there(desk, ada, ben)
+    await desk.remove(desk.ben)
+    tell(desk, "receipt", "ada", 1)
+    await so(lambda: bool(said(ada)), "ada is told")
+    await so(ben.task.done, "ben's stream ends")
+    assert said(ben) == []
+    assert [frame.event for frame in ada.told] == ["member", "receipt"]
+
+
+async def test_what_comes_while_the_head_is_looked_up_waits_for_the_next_look(
+    desk: Desk, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, ben = await desk.reader(desk.ada), await desk.reader()
+    await there(desk, ada, ben)
+    real = changes.heads
+
+    async def slow(*args: Any, **more: Any) -> list[asyncpg.Record]:
+        found = await real(*args, **more)
+        if desk.head == 2:
+            await desk.remove(desk.ben)
+            tell(desk, "receipt", "ben", 2)
+        return found
+
+    monkeypatch.setattr(changes, "heads", slow)
+    tell(desk, "receipt", "ada", 1)
+    await so(lambda: ("receipt", 2) in said(ada), "ada is told")
+    await so(ben.task.done, "ben's stream ends")
+    assert said(ben) == [("receipt", 1)]
+
+
+async def test_without_the_database_nothing_is_told_and_messages_go_on(
+    desk: Desk, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ben = await desk.reader()
+    await there(desk, ben)
+    asked, real = 0, changes.heads
+
+    async def away(*_: Any, **__: Any) -> list[asyncpg.Record]:
+        nonlocal asked
+        asked += 1
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "heads", away)
+        tell(desk, "receipt", "ada", 1)
+        await so(lambda: asked > 1, "asked again")
+        await desk.say("hello")
+        desk.ring()
+        await desk.settled(ben)
+        assert said(ben) == []
+    assert changes.heads is real
+    await so(lambda: said(ben) == [("receipt", 1)], "told later")
+
+
+async def test_a_round_asks_once_however_much_came_and_whoever_is_late(
+    desk: Desk, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, slow = await desk.reader(desk.ada), await desk.reader()
+    await there(desk, quick, slow)
+    slow.line.stop()
+    asked, real = list[list[int]](), changes.heads
+
+    async def counted(*args: Any, **more: Any) -> list[asyncpg.Record]:
+        asked.append(more["thread_ids"])
+        return await real(*args, **more)
+
+    monkeypatch.setattr(changes, "heads", counted)
+    for number in range(100):
+        tell(desk, "receipt", "ada", number)
+    await so(lambda: ("receipt", 99) in said(quick), "told")
+    slow.line.go()
+    await so(lambda: ("receipt", 99) in said(slow), "told in a later round")
+    assert asked == [[desk.thread_id]]
 
 
 async def test_what_is_kept_is_bounded_and_rounds_end(desk: Desk, patient: None) -> None:
