@@ -78,7 +78,10 @@ class SseOutlet:
         yield
 
     async def send(self, frames: bytes) -> None:
-        await self._response.send(frames)  # type: ignore[union-attr]
+        response = self._response
+        assert response is not None
+        await response.send(frames)
+        response.headers.clear()  # they have been sent: 3 KB of each stream
         self.written_at = time.monotonic()
 
     def abort(self) -> None:

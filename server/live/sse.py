@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -15,7 +15,7 @@ from server.live.endings import Closable
 from server.live.hub import Hub
 from server.live.merged import UserReader, friends
 from server.live.outlet import RETRY_MS, SseOutlet
-from server.live.stream import current, enter, resync
+from server.live.stream import Entered, current, enter, resync
 from server.live.wire import SSE
 
 
@@ -40,14 +40,11 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
     outlet = SseOutlet(request)
     since = request.headers.get("last-event-id") or query.lastEventId
     entered = await enter(ctx, user_id, thread_id, since=since, outlet=outlet)
-    stream, cursor = entered.reader, entered.cursor
-    ready = f'{{"cursor":"{cursor}","lastSeq":{entered.last_seq}}}'
-    opening = b"retry: %d\n\n" % RETRY_MS + SSE.event("ready", cursor, ready.encode())
+    stream = entered.reader
     try:
         async with _open(request, outlet, stream):
-            await outlet.send(opening + (resync(SSE, thread_id, cursor) if entered.missed else b""))
-            if now := await current(ctx, user_id, thread_id, SSE):
-                await outlet.send(now)
+            await outlet.send(_thread_opening(thread_id, entered))
+            await _send(outlet, current(ctx, user_id, thread_id, SSE))
             await stream.run(entered.feed)
         return None  # Sanic ends the response
     finally:
@@ -72,16 +69,33 @@ async def user_stream(request: Request, query: Follow) -> HTTPResponse | None:
     try:
         since = request.headers.get("last-event-id") or query.lastEventId
         cursor, missed = await ctx.merged.follow(reader, since)
-        here = b'{"cursor":"%b"}' % cursor.encode()
-        opening = b"retry: %d\n\n" % RETRY_MS + SSE.event("ready", cursor, here)
         async with _open(request, outlet, reader):
-            await outlet.send(opening + (SSE.event("resync", cursor, here) if missed else b""))
-            if now := await friends(ctx, user_id, SSE):
-                await outlet.send(now)
+            await outlet.send(_user_opening(cursor, missed=missed))
+            await _send(outlet, friends(ctx, user_id, SSE))
             await reader.run()
         return None
     finally:
         ctx.merged.leave(reader)
+
+
+# What a handler keeps in a name, it keeps for as long as the stream lives: so these are functions.
+
+
+def _thread_opening(thread_id: int, entered: Entered) -> bytes:
+    ready = f'{{"cursor":"{entered.cursor}","lastSeq":{entered.last_seq}}}'
+    opening = b"retry: %d\n\n" % RETRY_MS + SSE.event("ready", entered.cursor, ready.encode())
+    return opening + (resync(SSE, thread_id, entered.cursor) if entered.missed else b"")
+
+
+def _user_opening(cursor: str, *, missed: bool) -> bytes:
+    here = b'{"cursor":"%b"}' % cursor.encode()
+    opening = b"retry: %d\n\n" % RETRY_MS + SSE.event("ready", cursor, here)
+    return opening + (SSE.event("resync", cursor, here) if missed else b"")
+
+
+async def _send(outlet: SseOutlet, asked: Awaitable[bytes]) -> None:
+    if frames := await asked:
+        await outlet.send(frames)
 
 
 @contextlib.asynccontextmanager
