@@ -68,8 +68,10 @@ LEFT JOIN LATERAL (SELECT * FROM users WHERE id = q.author_id OFFSET 0) qa ON tr
 ORDER BY c.rev;
 
 -- name: heads :many
--- How far the followed threads have come: the poll that finds what no doorbell told.
+-- How far the followed threads have come: the poll that finds what no doorbell told, and who is no longer told what is
+-- so at the moment.
 -- params: thread_ids (bigint[])
--- live:   hub: once a second for the threads that this worker's readers follow
+-- live:   hub: once a second for the threads that this worker's readers follow, and before each round of presence,
+--         typing and receipts (at most 20 a second for a thread)
 -- plan:   thread_heads_pkey; one row for each thread
 SELECT thread_id, last_rev FROM thread_heads WHERE thread_id = ANY(:thread_ids::bigint[]);

@@ -3,15 +3,32 @@
 -- thread, and to people of direct threads, and never to whom the person has blocked.
 
 -- name: door :one
--- Whether a member is blocked by the other one of a direct thread. No row when not a member.
+-- Whether a member has blocked the other one of a direct thread, or is blocked: then neither types for the other. No
+-- row when not a member.
 -- params: user_id, thread_id
 -- route:  GET /api/threads/<thread_id:id>/presence
 -- route:  POST /api/threads/<thread_id:id>/typing (at most each two seconds for a person and thread)
--- plan:   memberships_open/memberships_mine, thread_heads_pkey; one row each
-SELECT m.blocked
+-- plan:   memberships_open/memberships_mine, thread_heads_pkey, threads_pkey; one row each, of a direct thread two
+SELECT m.blocked OR t.kind = 'direct' AND EXISTS (
+    SELECT FROM memberships o
+    WHERE o.thread_id = m.thread_id AND o.user_id <> m.user_id AND o.left_rev IS NULL AND o.blocked) AS apart
 FROM memberships m
 JOIN thread_heads h ON h.thread_id = m.thread_id
+JOIN threads t ON t.id = m.thread_id
 WHERE m.user_id = :user_id AND m.thread_id = :thread_id AND m.left_rev IS NULL AND h.deleted_at IS NULL;
+
+-- name: typing :many
+-- Those of the people who type in a thread whom a member is told of: not who is no longer a member, nor the other one of
+-- a direct thread when one has blocked the other.
+-- params: user_id, thread_id, user_ids (bigint[])
+-- route:  GET /api/threads/<thread_id:id>/presence (where somebody types, at most 1,000)
+-- live:   typing: for whoever begins to follow a thread where somebody types, at most 20
+-- plan:   memberships_open/memberships_mine; at most a row for each person
+SELECT m.user_id
+FROM memberships r
+JOIN memberships m ON m.thread_id = r.thread_id
+WHERE r.user_id = :user_id AND r.thread_id = :thread_id AND r.left_rev IS NULL AND NOT r.blocked
+    AND m.user_id = ANY(:user_ids::bigint[]) AND m.left_rev IS NULL AND NOT m.blocked;
 
 -- name: members :many
 -- The members of a thread, the first by id.

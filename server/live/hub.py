@@ -303,6 +303,11 @@ class Hub:
         """The threads that have readers here."""
         return [feed.thread_id for feed in self._feeds.values() if feed.readers]
 
+    def follows(self, user_id: int, thread_id: int) -> bool:
+        """Whether somebody is among the readers of a thread."""
+        feed = self._feeds.get(thread_id)
+        return feed is not None and any(reader.sight.user_id == user_id for reader in feed.readers)
+
     async def after(self, feed: Feed, cursor: int, *, opened: int, size: int) -> Batch | None:
         """The next changes after a cursor; None when it stands at the end. Raises Gap, or what the database raises.
 

@@ -79,9 +79,16 @@ class Rounds(Protocol):
     def told(self, thread_id: int, name: str, key: str, data: bytes, but: int = 0) -> None:
         """Tell them."""
 
+    def follows(self, user_id: int, thread_id: int) -> bool:
+        """Whether somebody is among them."""
+
 
 @query
 async def door(db: Db, *, user_id: int, thread_id: int) -> asyncpg.Record | None: ...
+
+
+@query
+async def typing(db: Db, *, user_id: int, thread_id: int, user_ids: list[int]) -> list[asyncpg.Record]: ...
 
 
 @query
@@ -565,4 +572,5 @@ async def get_presence(request: Request, thread_id: int) -> HTTPResponse:
     if await door(ctx.db, user_id=user_id, thread_id=thread_id) is None:
         raise NotFound()
     online = await ctx.presence.of_thread(thread_id, reader_id=user_id)
-    return json_bytes(orjson.dumps({"online": online, "typing": ctx.typists.of(thread_id)}))
+    types = await ctx.typists.of(thread_id, reader_id=user_id)
+    return json_bytes(orjson.dumps({"online": online, "typing": types}))

@@ -49,7 +49,7 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
         return None  # Sanic ends the response
     finally:
         hub.leave(stream, entered.feed)
-        ctx.typists.stop(user_id, thread_id)
+        ctx.typists.left(user_id, thread_id)
 
 
 @answers({200: shapes.EVENT_STREAM}, {503: "stopping"})

@@ -64,6 +64,7 @@ class Typists:
         self._worker = secrets.token_hex(6)
         # thread and person: until when; the first to end first
         self._until: dict[tuple[int, int], float] = {}
+        self._here: set[tuple[int, int]] = set()  # of them those who said it last at this worker
         self._said_at: dict[tuple[int, int], float] = {}  # in the order of saying
         self._rooms: dict[int, Room] = {}
         self._unsaid: list[tuple[int, int, bool]] = []
@@ -87,8 +88,9 @@ class Typists:
         found = await presence.door(self._db, user_id=user_id, thread_id=thread_id)
         if found is None:
             return False
-        if typing and not found["blocked"]:
+        if typing and not found["apart"]:
             self._begin(place)
+            self._here.add(place)
             self._say(place, typing=True)
         return True
 
@@ -98,16 +100,32 @@ class Typists:
             self._end(place)
             self._say(place, typing=False)
 
-    def of(self, thread_id: int) -> list[int]:
-        """Who types in a thread, at most SHOWN."""
-        room = self._rooms.get(thread_id)
-        return list(room.typing)[:SHOWN] if room is not None else []
+    def left(self, user_id: int, thread_id: int) -> None:
+        """A stream of somebody has ended (and is no longer among the hub's): so has their typing, if it was the one.
 
-    def events(self, thread_id: int, *, reader_id: int) -> list[bytes]:
+        What they type on another device goes on, which may be at another worker, and ends by itself.
+        """
+        if (thread_id, user_id) in self._here and not self._hub.follows(user_id, thread_id):
+            self.stop(user_id, thread_id)
+
+    async def of(self, thread_id: int, *, reader_id: int) -> list[int]:
+        """Who types in a thread, at most SHOWN, as one of its members may know it."""
+        room = self._rooms.get(thread_id)
+        return await self._shown(thread_id, list(islice(room.typing, SHOWN)), reader_id) if room else []
+
+    async def events(self, thread_id: int, *, reader_id: int) -> list[bytes]:
         """For somebody who joins: those of whom the others have been told."""
         room = self._rooms.get(thread_id)
-        told = room.told - {reader_id} if room is not None else ()
+        told = await self._shown(thread_id, list(room.told - {reader_id}), reader_id) if room else []
         return [event(thread_id, one, typing=True) for one in told]
+
+    async def _shown(self, thread_id: int, user_ids: list[int], reader_id: int) -> list[int]:
+        """Without those whom this worker has not heard of leaving."""
+        if not user_ids:
+            return []
+        rows = await presence.typing(self._db, user_id=reader_id, thread_id=thread_id, user_ids=user_ids)
+        shown = {row["user_id"] for row in rows}
+        return [one for one in user_ids if one in shown]
 
     # -- between the workers
 
@@ -119,6 +137,7 @@ class Typists:
                 return
             for thread_id, user_id, typing in said:
                 place = (int(thread_id), int(user_id))
+                self._here.discard(place)
                 if typing:
                     self._begin(place)
                 else:
@@ -157,6 +176,8 @@ class Typists:
         thread_id, user_id = place
         if self._until.pop(place, None) is None:
             return
+        self._here.discard(place)
+        self._said_at.pop(place, None)  # said again it is news
         room = self._rooms[thread_id]
         del room.typing[user_id]
         if user_id in room.told:
@@ -196,7 +217,7 @@ def event(thread_id: int, user_id: int, *, typing: bool) -> bytes:
 
 async def joining(ctx: Any, user_id: int, thread_id: int) -> list[tuple[str, bytes]]:
     """What is told to whoever begins to follow a thread (stream.current)."""
-    return [("typing", data) for data in ctx.typists.events(thread_id, reader_id=user_id)]
+    return [("typing", data) for data in await ctx.typists.events(thread_id, reader_id=user_id)]
 
 
 class Typing(Body):
@@ -207,7 +228,8 @@ class Typing(Body):
 async def post_typing(request: Request, thread_id: int, body: Typing) -> HTTPResponse:
     """Say that I type, each two seconds or so, or that I no longer do; it ends by itself after five.
 
-    Said again within two seconds it changes nothing. It also ends when I send a message there, or leave the stream.
+    Said again within two seconds it changes nothing. It also ends when I send a message there, and mostly when the last
+    stream of it ends that I follow. In a direct thread of two of whom one has blocked the other, it is told to nobody.
     """
     typists: Typists = request.app.ctx.typists
     if not await typists.type(request.ctx.user_id, thread_id, typing=body.isTyping):

@@ -251,7 +251,7 @@ class Talk:
     def _followed(self, thread_id: int, entered: Entered, done: "asyncio.Task[None]") -> None:
         """Whatever has ended it."""
         self._ctx.hub.leave(entered.reader, entered.feed)
-        self._ctx.typists.stop(self._user_id, thread_id)
+        self._ctx.typists.left(self._user_id, thread_id)
         if self._following.get(thread_id) is done:
             del self._following[thread_id]
         self._ended(done)

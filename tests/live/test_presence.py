@@ -18,7 +18,7 @@ import orjson
 import pytest
 import redis.asyncio as redis
 
-from server import blocks, threads
+from server import blocks, members, threads
 from server.base.db import open_pool
 from server.live import presence as module
 from server.live.bus import PRESENCE, TYPING, Bus
@@ -28,6 +28,7 @@ from server.ops.embedded import Valkey, remove
 from tests.client import Api, Person, Stream
 from tests.conftest import Backing, Cast, apart
 from tests.live.crowd import register
+from tests.live.talk import talk
 from tests.live.wire import so, wire, worker_of
 from tests.rules import ok, refused
 
@@ -175,7 +176,7 @@ async def test_typing_is_told_to_the_others_and_ends_when_it_is_sent(api: Api, c
         await api.say(cast.team, cast.ben, "There.")
         assert await ada.told("typing") == {**told, "isTyping": False}
         await shows(api, cast.team, cast.ada, typing=[])
-        await types(api, cast.team, cast.ada)  # ada, for ben's is still in its pause
+        await types(api, cast.team, cast.ada)
         assert (await ben.told("typing"))["userId"] == cast.ada.id
         assert ada.untold("typing") and ben.untold("typing")
         await types(api, cast.team, cast.ada, False)
@@ -184,18 +185,19 @@ async def test_typing_is_told_to_the_others_and_ends_when_it_is_sent(api: Api, c
         refused(await api.post(*typing(cast.team, so_), as_=cast.mallory), 404)
 
 
-async def test_typing_ends_by_itself_and_with_the_stream(api: Api, cast: Cast) -> None:
+async def test_typing_ends_by_itself_and_with_the_stream(api: Api, cast: Cast, address: str) -> None:
     async with api.stream(cast.team, cast.ada) as ada:
         await types(api, cast.team, cast.ben)
         began = time.monotonic()
         assert (await ada.told("typing"))["isTyping"] is True
         assert (await ada.told("typing"))["isTyping"] is False
         assert 4.5 < time.monotonic() - began < 8
-        async with api.stream(cast.team, cast.ben):
-            await types(api, cast.team, cast.ben)
+        async with talk(address, cast.ben) as ben:
+            await ben.join(cast.team)
+            await ben.done("typing", threadId=cast.team, isTyping=True)
             assert (await ada.told("typing"))["isTyping"] is True
             began = time.monotonic()
-            await shows(api, cast.team, cast.ada, typing=[cast.ben])  # whichever worker has his stream
+            await shows(api, cast.team, cast.ada, typing=[cast.ben])
         assert (await ada.told("typing"))["isTyping"] is False
         assert time.monotonic() - began < 4
 
@@ -258,12 +260,16 @@ class Rounds:
         self.thread_ids = thread_ids
         self.told_: list[tuple[int, str, Any]] = []
         self.wait = 0.0
+        self.following: set[tuple[int, int]] = set()
 
     def followed(self) -> list[int]:
         return list(self.thread_ids)
 
     def due(self, thread_id: int) -> float:
         return self.wait
+
+    def follows(self, user_id: int, thread_id: int) -> bool:
+        return (user_id, thread_id) in self.following
 
     def told(self, thread_id: int, name: str, key: str, data: bytes, but: int = 0) -> None:
         self.told_.append((thread_id, name, orjson.loads(data)))
@@ -642,11 +648,11 @@ async def test_typing_is_said_once_in_a_while_and_asked_about_as_seldom(
         assert await here.typists.type(ada, team, typing=True)
         await asyncio.sleep(0.005)
     assert 2 <= asked <= 4
-    assert here.typists.of(team) == [ada]
+    assert await here.typists.of(team, reader_id=ben) == [ada]
     assert typed(here) == [(ada, True)] * asked
     await so(lambda: typed(there) == [(ada, True)] * asked + [(ada, False)], lambda: f"{typed(there)}")
     await so(lambda: typed(here) == typed(there), "both")
-    assert here.typists.of(team) == there.typists.of(team) == []
+    assert not here.typists._rooms and not there.typists._rooms
     await so(lambda: not here.typists._said_at and not here.typists._timer, "nothing is kept")
 
 
@@ -661,16 +667,81 @@ async def test_typing_ends_elsewhere_when_its_worker_is_dead(pool: asyncpg.Pool,
     await so(lambda: typed(there) == [(ada, True), (ada, False)], "told")
 
 
-async def test_stopping_goes_through_and_beginning_again_waits(pool: asyncpg.Pool, start: Start) -> None:
+async def test_stopping_goes_through_and_beginning_again_does_too(pool: asyncpg.Pool, start: Start) -> None:
     ada, ben, mallory = await users(pool, 3)
     team = await group(pool, ada, ben)
     here = start(team)
-    for typing in (True, False, True, False, True):
+    for typing in (True, False, True, True, False, True):
         assert await here.typists.type(ada, team, typing=typing)
-    assert typed(here) == [(ada, True), (ada, False)]
+    assert typed(here) == [(ada, True), (ada, False)] * 2 + [(ada, True)]
     for typing in (True, False):
         assert not await here.typists.type(mallory, team, typing=typing)
-    assert here.typists.of(team) == []
+    assert await here.typists.of(team, reader_id=ben) == [ada]
+
+
+async def test_a_stream_that_ends_ends_the_typing_it_was_for_and_no_other(
+    pool: asyncpg.Pool, start: Start
+) -> None:
+    ada, ben = await users(pool, 2)
+    team = await group(pool, ada, ben)
+    here, there = start(team), start(team)
+    await so(lambda: here.bus.up and there.bus.up, "connected")
+    await here.typists.type(ada, team, typing=True)
+    await so(lambda: typed(there) == [(ada, True)], "told")
+    there.typists.left(ada, team)  # another device, at another worker
+    here.hub.following.add((ada, team))
+    here.typists.left(ada, team)  # and one of two here
+    assert typed(here) == typed(there) == [(ada, True)]
+    here.hub.following.clear()
+    here.typists.left(ada, team)
+    assert typed(here) == [(ada, True), (ada, False)]
+    await so(lambda: typed(there) == [(ada, True), (ada, False)], "told")
+    await there.typists.type(ada, team, typing=True)  # the pause is over with it, at each worker
+    await so(lambda: typed(here) == [(ada, True), (ada, False), (ada, True)], "told")
+    here.typists.left(ada, team)
+    assert typed(here) == [(ada, True), (ada, False), (ada, True)]
+
+
+async def test_who_was_removed_types_no_longer_for_whoever_asks(pool: asyncpg.Pool, start: Start) -> None:
+    ada, ben, eve, mallory = await users(pool, 4)
+    team = await group(pool, ada, ben, eve)
+    here = start()
+    for one in (ada, ben):
+        assert await here.typists.type(one, team, typing=True)
+    assert await here.typists.of(team, reader_id=eve) == [ada, ben]
+    assert len(await here.typists.events(team, reader_id=eve)) == 2
+    assert await here.typists.of(team, reader_id=mallory) == []
+    await members.close_span(pool, thread_id=team, member_id=ben, act="removed")
+    assert await here.typists.of(team, reader_id=eve) == [ada]
+    (told,) = await here.typists.events(team, reader_id=eve)
+    assert orjson.loads(told)["userId"] == ada
+    assert await here.typists.of(team, reader_id=ben) == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_neither_of_two_types_for_the_other_when_one_has_blocked_the_other(
+    pool: asyncpg.Pool, start: Start, before: bool
+) -> None:
+    ada, ben = await users(pool, 2)
+    pair = await threads.create_direct(pool, user_id=ada, other_id=ben)
+    assert pair is not None
+    here = start(pair)
+
+    async def both_type() -> None:
+        for one in (ada, ben):
+            assert await here.typists.type(one, pair, typing=True)
+
+    if not before:
+        await both_type()
+        assert await here.typists.of(pair, reader_id=ada) == [ada, ben]
+        here.hub.told_.clear()
+    await blocks.silence(pool, user_id=ada, other_id=ben, blocked=True)
+    if before:
+        await both_type()
+        assert typed(here) == []
+    for reader_id in (ada, ben):
+        assert set(await here.typists.of(pair, reader_id=reader_id)) <= {reader_id}
+        assert await here.typists.events(pair, reader_id=reader_id) == []
 
 
 async def test_of_many_who_type_some_are_told(pool: asyncpg.Pool, start: Start) -> None:
@@ -680,9 +751,9 @@ async def test_of_many_who_type_some_are_told(pool: asyncpg.Pool, start: Start) 
     for one in crowd:
         await here.typists.type(one, team, typing=True)
     assert typed(here) == [(one, True) for one in crowd[:TOLD]]
-    assert len(here.typists.events(team, reader_id=crowd[0])) == TOLD - 1
-    assert here.typists.of(team) == crowd
-    await so(lambda: here.typists.of(team) == [], "all end")
+    assert len(await here.typists.events(team, reader_id=crowd[0])) == TOLD - 1
+    assert await here.typists.of(team, reader_id=crowd[0]) == crowd
+    await so(lambda: not here.typists._rooms, "all end")
     assert sorted(typed(here)[TOLD:]) == [(one, False) for one in crowd[:TOLD]]
 
 
