@@ -286,6 +286,29 @@ CREATE FUNCTION public.managed_json(u public.users, seen_at timestamp with time 
     || ',"createdAt":' || time_json(u.created_at) || ',"lastSeenAt":' || coalesce(time_json(seen_at), 'null') || '}' $$;
 
 --
+-- Name: mark_lasts(bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.mark_lasts(member_count bigint) RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT CASE WHEN is_small(member_count) THEN interval '1 second' ELSE interval '1 minute' END $$;
+
+--
+-- Name: members_named(bigint, bigint, text[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.members_named(thread bigint, author bigint, handles text[]) RETURNS bigint[]
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    AS $$ SELECT array_agg(u.id ORDER BY u.id)
+   FROM users u
+   CROSS JOIN LATERAL (
+       SELECT FROM memberships o
+       WHERE o.thread_id = thread AND o.user_id = u.id AND o.left_rev IS NULL OFFSET 0) o
+   WHERE lower(u.username) = ANY(ARRAY(SELECT lower(said) FROM unnest(handles) said))
+       AND u.id <> author AND u.deactivated_at IS NULL
+       AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = u.id AND b.blocked_id = author) $$;
+
+--
 -- Name: messages; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -421,7 +444,21 @@ CREATE FUNCTION public.unread_in_sight(reader bigint, thread bigint, read_to big
 
 CREATE FUNCTION public.unread_json(reader bigint, thread bigint, history text, joined_seq bigint, last_seq bigint, last_deleted_seq bigint, read_to bigint) RETURNS SETOF text
     LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
-    AS $$ SELECT '"unreadCount":' || unread_after(reader, thread, history, joined_seq, last_seq, last_deleted_seq, read_to)
+    AS $$ SELECT '"unreadCount":' || CASE  -- unread_after, with deleted_after in place
+        WHEN history = 'joined' AND read_to < joined_seq THEN unread_in_sight(reader, thread, read_to)
+        WHEN last_deleted_seq <= read_to THEN last_seq - read_to
+        ELSE last_seq - read_to - (
+            SELECT count(*) FROM messages m
+            WHERE m.thread_id = thread AND m.deleted_at IS NOT NULL
+                AND m.seq > read_to AND m.seq < ((read_to + 1 >> 7) + 1) << 7) - (
+            SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+            WHERE d.thread_id = thread AND d.level = 1
+                AND d.block > read_to + 1 >> 7 AND d.block < ((read_to + 1 >> 14) + 1) << 7) - (
+            SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+            WHERE d.thread_id = thread AND d.level = 2
+                AND d.block > read_to + 1 >> 14 AND d.block < ((read_to + 1 >> 21) + 1) << 7) - (
+            SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+            WHERE d.thread_id = thread AND d.level = 3 AND d.block > read_to + 1 >> 21) END
     || ',"mentionCount":' || (
         SELECT count(*) FROM (
             SELECT FROM mentions n
@@ -430,6 +467,11 @@ CREATE FUNCTION public.unread_json(reader bigint, thread bigint, history text, j
     || ',"firstUnreadSeq":' || coalesce(CASE
         WHEN last_seq <= read_to THEN NULL
         WHEN last_deleted_seq <= read_to AND (history = 'all' OR read_to >= joined_seq) THEN read_to + 1
+        WHEN history = 'all' OR read_to >= joined_seq THEN coalesce((  -- mostly one of the next is there
+            SELECT m.seq FROM messages m
+            WHERE m.thread_id = thread AND m.seq > read_to AND m.seq <= read_to + 128 AND m.deleted_at IS NULL
+            ORDER BY m.seq
+            LIMIT 1), first_unread(reader, thread, read_to))
         ELSE first_unread(reader, thread, read_to) END::text, 'null')
     || ',"lastReadSeq":' || read_to $$;
 

@@ -76,7 +76,13 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         # What is told to whoever joins a thread: see live/stream.current
         ctx.joining = [receipts.joining, typists.joining, presence.joining]
         ctx.links = Links()
-        ctx.merged = Merged(ctx.db)
+        # The tail's statement takes long to plan, and each of many connections would plan it again.
+        ctx.tailing = Connections(
+            await open_pool(
+                settings.database_url, size=1, statement_cache=settings.db_statement_cache, generic=True
+            )
+        )
+        ctx.merged = Merged(ctx.db, ctx.tailing)
         ctx.endings = Endings(ctx.db)
         ctx.sign_ins = SignIns(ctx)
         ctx.limits = Limits(
@@ -138,8 +144,9 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.passwords.close()
         try:
             async with asyncio.timeout(2):
-                await ctx.db.close()
+                await asyncio.gather(ctx.tailing.close(), ctx.db.close())
         except AWAY:  # it takes too long; or the database is gone already, as when the supervisor was killed
+            ctx.tailing.terminate()
             ctx.db.terminate()
 
     app.before_server_start(start)

@@ -159,6 +159,24 @@ def bounded(block: Block, found: list[dict[str, Any]]) -> None:
         assert rows <= 210, f"{block.where} read {rows} rows of {table}"
 
 
+async def test_whoever_is_named_is_looked_up_and_the_members_are_not_read(town: asyncpg.Connection) -> None:
+    """What no plan of messages.send shows: the body of a function."""
+    text = await town.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'members_named'")
+    for number, name in enumerate(("thread", "author", "handles"), 1):
+        text = re.sub(rf"\b{name}\b", f"${number}", text)
+    async with town.transaction():
+        await town.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await town.execute(f"PREPARE named (bigint, bigint, text[]) AS {text}")
+        said = await town.fetchval("EXPLAIN (FORMAT JSON) EXECUTE named (7, 1, '{person7}')")
+        await town.execute("DEALLOCATE named")
+    found = list(nodes(json.loads(said)[0]["Plan"]))
+    taken = {node.get("Index Name") for node in found}
+    assert {"users_username_key", "blocks_pkey"} <= taken and taken & {"memberships_open", "memberships_mine"}
+    assert not any(node["Node Type"] == "Seq Scan" for node in found)
+    (lookup,) = [node for node in found if node.get("Index Name") in ("memberships_open", "memberships_mine")]
+    assert "user_id" in lookup["Index Cond"] and "thread_id" in lookup["Index Cond"]
+
+
 async def test_a_page_touches_as_many_buffers_at_any_depth(town: asyncpg.Connection) -> None:
     touched = [buffers(await page(town, after)) for after in (0, 2000, 3850)]
     assert max(touched) <= min(touched) * 1.1, touched

@@ -167,6 +167,24 @@ async def test_a_deleted_message_loses_its_reactions_and_takes_none(
     assert await last_rev(api, team, ada) == rev
 
 
+async def test_a_deletion_takes_so_many_reactions_and_nothing_leads_to_the_rest(
+    api: Api, cast: Cast, db: asyncpg.Pool
+) -> None:
+    team, ada, ben = cast.team, cast.ada, cast.ben
+    await api.say(team, ada, "loved")
+    ok(await react(api, team, 1, ben, UP), 204)
+    await db.execute(
+        "INSERT INTO reactions (thread_id, seq, user_id, emoji) SELECT $1, 1, -n, 'x' FROM generate_series(1, 5200) n",
+        team,
+    )
+    ok(await api.delete(f"/api/threads/{team}/messages/1", as_=ada), 204)
+    left = await db.fetch("SELECT user_id FROM reactions WHERE thread_id = $1 ORDER BY user_id", team)
+    assert len(left) == 201 and left[-1]["user_id"] == ben.id
+    rev = await last_rev(api, team, ada)
+    ok(await unreact(api, team, 1, ben, UP), 204)
+    assert await shown(api, team, ben) == [] and await last_rev(api, team, ada) == rev
+
+
 async def test_whom_somebody_has_blocked_reacts_no_more_in_their_direct_thread(api: Api, cast: Cast) -> None:
     ada, mallory = cast.ada, cast.mallory
     thread_id = await api.thread(ada, mallory, kind="direct")

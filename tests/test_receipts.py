@@ -1,7 +1,7 @@
 """Receipts: how far people have come, what others are told of it, and the status of messages."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -176,53 +176,105 @@ async def test_receipts_name_who_was_there_and_not_the_author(api: Api, cast: Ca
     assert await receipts(api, thread_id, 1, eve) == ([cast.ben.id, eve.id], [eve.id])
 
 
+async def later(db: asyncpg.Pool, thread_id: int, seconds: float) -> None:
+    """As if so much time had gone by."""
+    gone = timedelta(seconds=seconds)
+    for table, names in (
+        ("memberships", ("seen_at", "delivered_at")), ("marks", ("at",)), ("messages", ("created_at",)),
+    ):  # fmt: skip
+        sets = ", ".join(f"{name} = {name} - $2::interval" for name in names)
+        await db.execute(f"UPDATE {table} SET {sets} WHERE thread_id = $1", thread_id, gone)
+
+
+async def marks(db: asyncpg.Pool, thread_id: int, who: Person) -> list[tuple[str, int]]:
+    rows = await db.fetch(
+        "SELECT kind, seq FROM marks WHERE thread_id = $1 AND user_id = $2 ORDER BY kind, seq",
+        thread_id, who.id,
+    )  # fmt: skip
+    return [(row["kind"], row["seq"]) for row in rows]
+
+
+async def times(api: Api, thread_id: int, seq: int, who: Person) -> list[datetime]:
+    """When it was delivered to the others, and when they read it."""
+    page = ok(await api.get(f"/api/threads/{thread_id}/messages/{seq}/receipts", as_=who))
+    return [datetime.fromisoformat(one["at"]) for kind in ("delivered", "read") for one in page[kind]]
+
+
 async def test_a_receipt_has_the_time_of_the_reading_and_never_one_before_the_message(
     api: Api, cast: Cast, db: asyncpg.Pool
 ) -> None:
-    async def later(seconds: float) -> None:
-        """As if so much time had gone by."""
-        gone = timedelta(seconds=seconds)
-        for table, names in (
-            ("memberships", ("seen_at", "delivered_at")), ("marks", ("at",)), ("messages", ("created_at",)),
-        ):  # fmt: skip
-            sets = ", ".join(f"{name} = {name} - $2::interval" for name in names)
-            await db.execute(f"UPDATE {table} SET {sets} WHERE thread_id = $1", cast.team, gone)
-
-    async def times(seq: int) -> list[datetime]:
-        page = ok(await api.get(f"/api/threads/{cast.team}/messages/{seq}/receipts", as_=cast.ada))
-        return [datetime.fromisoformat(one["at"]) for kind in ("delivered", "read") for one in page[kind]]
-
-    async def marks() -> list[tuple[str, int]]:
-        rows = await db.fetch(
-            "SELECT kind, seq FROM marks WHERE thread_id = $1 AND user_id = $2 ORDER BY kind, seq",
-            cast.team, cast.ben.id,
-        )  # fmt: skip
-        return [(row["kind"], row["seq"]) for row in rows]
-
     for _ in range(3):
         await api.say(cast.team, cast.ada, "words")
     await move(api, cast.team, cast.ben, "delivered", 2)
     await move(api, cast.team, cast.ben, "delivered", 3)
-    assert await marks() == [], "moves within a second are one"
-    await later(60)
+    assert await marks(db, cast.team, cast.ben) == [], "moves within a second are one"
+    await later(db, cast.team, 60)
     await move(api, cast.team, cast.ben, "read", 1)
-    await later(60)
+    await later(db, cast.team, 60)
     await move(api, cast.team, cast.ben, "read", 3)
-    assert await marks() == [("read", 1)]
-    delivered, read = await times(1)
+    assert await marks(db, cast.team, cast.ben) == [("read", 1)]
+    delivered, read = await times(api, cast.team, 1, cast.ada)
     assert timedelta(seconds=59) < read - delivered < timedelta(seconds=61)
-    delivered, read = await times(2)
+    delivered, read = await times(api, cast.team, 2, cast.ada)
     assert timedelta(seconds=119) < read - delivered < timedelta(seconds=121)
-    assert await times(3) == [delivered, read]
+    assert await times(api, cast.team, 3, cast.ada) == [delivered, read]
     sent = await api.say(cast.team, cast.ada, "at once")
     await move(api, cast.team, cast.ben, "read", 4)  # within a second of the last: the time is that one's
-    assert {datetime.fromisoformat(sent["createdAt"])} <= set(await times(4))
-    assert min(await times(4)) >= datetime.fromisoformat(sent["createdAt"])
-    assert await marks() == [("delivered", 3), ("read", 1)]
-    await later(60)
+    assert {datetime.fromisoformat(sent["createdAt"])} <= set(await times(api, cast.team, 4, cast.ada))
+    assert min(await times(api, cast.team, 4, cast.ada)) >= datetime.fromisoformat(sent["createdAt"])
+    assert await marks(db, cast.team, cast.ben) == [("delivered", 3), ("read", 1)]
+    await later(db, cast.team, 60)
     await api.say(cast.team, cast.ben, "who answers has read")
-    assert await marks() == [("delivered", 3), ("delivered", 4), ("read", 1), ("read", 4)]
-    assert (await times(2))[0] == delivered - timedelta(seconds=60), "as it was told"
+    assert await marks(db, cast.team, cast.ben) == [
+        ("delivered", 3),
+        ("delivered", 4),
+        ("read", 1),
+        ("read", 4),
+    ]
+    assert (await times(api, cast.team, 2, cast.ada))[0] == delivered - timedelta(seconds=60), (
+        "as it was told"
+    )
+
+
+async def test_what_is_delivered_by_being_read_is_marked_once(api: Api, cast: Cast, db: asyncpg.Pool) -> None:
+    team, ada, ben = cast.team, cast.ada, cast.ben
+    for _ in range(6):
+        await api.say(team, ada, "words")
+    await move(api, team, ben, "read", 1)
+    await later(db, team, 60)
+    await move(api, team, ben, "read", 2)
+    assert await marks(db, team, ben) == [("read", 1)]
+    await later(db, team, 60)
+    await api.say(team, ben, "who answers has read")
+    assert await marks(db, team, ben) == [("read", 1), ("read", 2)]
+    await later(db, team, 60)
+    await api.say(team, ada, "more")
+    await move(api, team, ben, "delivered", 8)
+    assert await marks(db, team, ben) == [("delivered", 7), ("read", 1), ("read", 2)]
+    for seq, minutes in ((1, 3), (2, 2), (6, 1)):
+        delivered, read = await times(api, team, seq, ada)
+        age = datetime.now(UTC) - read
+        assert delivered == read and timedelta() <= age - timedelta(minutes=minutes) < timedelta(seconds=30)
+    await hide(api, ben, True)
+    (alone,) = await times(api, team, 2, ada)
+    assert timedelta(minutes=2) <= datetime.now(UTC) - alone, "reached by what they have read"
+
+
+@pytest.mark.parametrize(("others", "lasting"), [(99, 1), (100, 60)])
+async def test_in_a_large_thread_a_mark_lasts_a_minute(
+    api: Api, cast: Cast, db: asyncpg.Pool, others: int, lasting: int
+) -> None:
+    thread_id, _ = await crowd(db, api, cast.ben, others - 1)
+    ok(await api.post(f"/api/threads/{thread_id}/members", {"userId": cast.ada.id}, as_=cast.ben), 201)
+    for _ in range(5):
+        await api.say(thread_id, cast.ada, "words")
+    for seq, seconds in ((1, 0), (2, lasting + 0.5), (3, lasting / 2)):
+        await later(db, thread_id, seconds)
+        await move(api, thread_id, cast.ben, "read", seq)
+    assert await marks(db, thread_id, cast.ben) == [("read", 1)]
+    await later(db, thread_id, lasting / 2)
+    await api.say(thread_id, cast.ben, "sent")
+    assert await marks(db, thread_id, cast.ben) == [("read", 1), ("read", 3)]
 
 
 async def test_who_hides_what_they_read_has_it_delivered(api: Api, cast: Cast, db: asyncpg.Pool) -> None:

@@ -66,6 +66,15 @@ async def test_a_turn_given_to_somebody_who_is_cancelled_at_that_moment_goes_on(
     assert await second == "done" and turns._waiting == {}
 
 
+async def test_a_pool_plans_statements_once_where_it_keeps_them(db_url: str) -> None:
+    for cache, generic, mode in ((10, True, "force_generic_plan"), (10, False, "auto"), (0, True, "auto")):
+        pool = await open_pool(db_url, size=1, statement_cache=cache, generic=generic)
+        try:
+            assert await pool.fetchval("SHOW plan_cache_mode") == mode
+        finally:
+            await pool.close()
+
+
 async def test_connections_are_shared_kept_and_given_up_when_something_went_wrong(db_url: str) -> None:
     connections = Connections(await open_pool(db_url, size=2, statement_cache=10))
     try:

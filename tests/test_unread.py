@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -259,3 +260,27 @@ async def test_who_came_later_marks_back_to_their_first_message(api: Api, cast: 
     await api.say(cast.team, cast.ada, "after")
     ok(await api.post(f"/api/threads/{cast.team}/read", {"seq": 4}, as_=cast.mallory))
     assert await moved(api, cast.team, cast.mallory, "unread", 1) == (1, 4, 0, 3)
+
+
+async def test_counting_enters_no_function_where_one_of_the_next_messages_is_there(
+    api: Api, cast: Cast, db: asyncpg.Pool
+) -> None:
+    """Each call plans anew, and the tail of the user streams counts for thousands at once."""
+    await fill(db, cast.team, cast.ada, 1000)
+    for low, high in ((1, 100), (300, 300), (501, 700)):
+        await delete(db, cast.team, low, high)
+    for place, first, entered in ((0, 101, []), (299, 301, []), (500, 701, ["first_unread"])):
+        ok(await api.post(f"/api/threads/{cast.team}/read", {"seq": place}, as_=cast.ben))
+        async with db.acquire() as conn, conn.transaction():
+            await conn.execute("SET LOCAL track_functions = 'all'")
+            text = await conn.fetchval(blocks("threads")["get"].text, cast.ben.id, cast.team)
+            rows = await conn.fetch(
+                """SELECT funcname FROM pg_stat_xact_user_functions
+                   WHERE funcname IN ('deleted_after', 'first_unread', 'unread_after') ORDER BY 1"""
+            )
+        living = [
+            seq for seq in range(place + 1, 1001) if not (seq <= 100 or seq == 300 or 501 <= seq <= 700)
+        ]
+        found = orjson.loads(text)
+        assert (found["unreadCount"], found["firstUnreadSeq"]) == (len(living), first)
+        assert [row["funcname"] for row in rows] == entered

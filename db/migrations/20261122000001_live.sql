@@ -2,6 +2,8 @@
 
 -- Live: read and delivered marks, unread counts by arithmetic, mentions, reactions, pins, earlier texts, and what the
 -- user stream stands on.
+-- Stop all servers of the older version first: their statements call message_json as it was, and they would change threads
+-- without saying so in last_xid.
 -- Locks: all of these tables for as long as it takes to build the index of changes and to count the deleted messages.
 
 -- last_xid: of the latest change. Whoever sets last_rev sets it.
@@ -14,8 +16,9 @@ FROM (SELECT thread_id, count(*) FROM memberships WHERE left_rev IS NULL GROUP B
 WHERE m.thread_id = h.thread_id;
 
 -- What others may know of a person's reading: everything up to seen_seq, since seen_at, and the same of what has reached
--- a device of theirs. Both only rise. A rise within a second of the last one keeps its time; a later one leaves the old
--- pair in marks: so there is at most a row for each second of reading, and none for a message.
+-- a device of theirs. Both only rise. A rise within a second of the last one (in a large thread: a minute) keeps its time;
+-- a later one leaves the old pair in marks, and if both are the same, only that of reading: so whoever reads a lively
+-- thread leaves at most a row each second or minute, and whoever comes seldom, one each time.
 -- read_seq is the person's own: it decides what is unread, and may go back.
 ALTER TABLE memberships
     ADD seen_seq      bigint NOT NULL DEFAULT 0,
@@ -64,8 +67,8 @@ WHERE m.deleted_at IS NOT NULL
 GROUP BY 1, 2, 3;
 
 -- How many messages after a place are deleted: the rest of its own block one by one, then whole blocks, each larger
--- than the last. At most 128 rows of each size. (Not inlined, and rightly: a larger plan would be paid for by each
--- statement that might need this, and few do.)
+-- than the last. At most 128 rows of each size. (What has subqueries is never inlined, and each call begins anew: that
+-- costs more than the rows. So unread_json, of which merged.tail asks thousands at once, has these lines in place.)
 CREATE FUNCTION deleted_after(thread bigint, place bigint) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT (SELECT count(*) FROM messages m
@@ -83,6 +86,10 @@ $$ SELECT (SELECT count(*) FROM messages m
 -- How many members a thread may have whose receipts are told and whose messages have a status.
 CREATE FUNCTION is_small(member_count bigint) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT member_count <= 100 $$;
+
+-- How long a mark keeps its time while more is read. The messages of a large thread have no status: minutes are enough.
+CREATE FUNCTION mark_lasts(member_count bigint) RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$ SELECT CASE WHEN is_small(member_count) THEN interval '1 second' ELSE interval '1 minute' END $$;
 
 -- The event that says how far somebody has come; seen is null while they hide it.
 CREATE FUNCTION receipt_json(thread bigint, reader bigint, delivered bigint, seen bigint, at timestamptz)
@@ -130,6 +137,19 @@ CREATE TABLE mentions (
     seq       bigint NOT NULL,
     CONSTRAINT mentions_pkey PRIMARY KEY (thread_id, user_id, seq)
 );
+
+-- Who of these is mentioned: members now, and none who has blocked the author. In small letters as Postgres makes them,
+-- which are not always Python's. (STRICT: not entered when nobody is named. OFFSET 0: each member a lookup.)
+CREATE FUNCTION members_named(thread bigint, author bigint, handles text[]) RETURNS bigint[]
+LANGUAGE sql STABLE STRICT PARALLEL SAFE AS
+$$ SELECT array_agg(u.id ORDER BY u.id)
+   FROM users u
+   CROSS JOIN LATERAL (
+       SELECT FROM memberships o
+       WHERE o.thread_id = thread AND o.user_id = u.id AND o.left_rev IS NULL OFFSET 0) o
+   WHERE lower(u.username) = ANY(ARRAY(SELECT lower(said) FROM unnest(handles) said))
+       AND u.id <> author AND u.deactivated_at IS NULL
+       AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = u.id AND b.blocked_id = author) $$;
 
 CREATE TABLE reactions (
     thread_id bigint NOT NULL,
@@ -245,7 +265,21 @@ $$ WITH RECURSIVE walk AS (
 -- What is unread, as part of a thread or of the answer to a move. (RETURNS SETOF, always one: so it is inlined in FROM.)
 CREATE FUNCTION unread_json(reader bigint, thread bigint, history text, joined_seq bigint, last_seq bigint,
     last_deleted_seq bigint, read_to bigint) RETURNS SETOF text LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS
-$$ SELECT '"unreadCount":' || unread_after(reader, thread, history, joined_seq, last_seq, last_deleted_seq, read_to)
+$$ SELECT '"unreadCount":' || CASE  -- unread_after, with deleted_after in place
+        WHEN history = 'joined' AND read_to < joined_seq THEN unread_in_sight(reader, thread, read_to)
+        WHEN last_deleted_seq <= read_to THEN last_seq - read_to
+        ELSE last_seq - read_to - (
+            SELECT count(*) FROM messages m
+            WHERE m.thread_id = thread AND m.deleted_at IS NOT NULL
+                AND m.seq > read_to AND m.seq < ((read_to + 1 >> 7) + 1) << 7) - (
+            SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+            WHERE d.thread_id = thread AND d.level = 1
+                AND d.block > read_to + 1 >> 7 AND d.block < ((read_to + 1 >> 14) + 1) << 7) - (
+            SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+            WHERE d.thread_id = thread AND d.level = 2
+                AND d.block > read_to + 1 >> 14 AND d.block < ((read_to + 1 >> 21) + 1) << 7) - (
+            SELECT coalesce(sum(d.count), 0)::bigint FROM deletions d
+            WHERE d.thread_id = thread AND d.level = 3 AND d.block > read_to + 1 >> 21) END
     || ',"mentionCount":' || (
         SELECT count(*) FROM (
             SELECT FROM mentions n
@@ -254,6 +288,11 @@ $$ SELECT '"unreadCount":' || unread_after(reader, thread, history, joined_seq, 
     || ',"firstUnreadSeq":' || coalesce(CASE
         WHEN last_seq <= read_to THEN NULL
         WHEN last_deleted_seq <= read_to AND (history = 'all' OR read_to >= joined_seq) THEN read_to + 1
+        WHEN history = 'all' OR read_to >= joined_seq THEN coalesce((  -- mostly one of the next is there
+            SELECT m.seq FROM messages m
+            WHERE m.thread_id = thread AND m.seq > read_to AND m.seq <= read_to + 128 AND m.deleted_at IS NULL
+            ORDER BY m.seq
+            LIMIT 1), first_unread(reader, thread, read_to))
         ELSE first_unread(reader, thread, read_to) END::text, 'null')
     || ',"lastReadSeq":' || read_to $$;
 
@@ -331,7 +370,7 @@ WHERE t.kind = 'channel' AND h.deleted_at IS NULL;
 -- migrate:down
 
 DROP VIEW open_channels, my_threads, sights, doors;
-DROP FUNCTION unread_json, unread_after, unread_in_sight, first_unread, deleted_after, is_small, receipt_json,
+DROP FUNCTION unread_json, unread_after, unread_in_sight, first_unread, deleted_after, is_small, mark_lasts, members_named, receipt_json,
     reach_of_others, status_of, reactions_for, log_place(), log_place(xid8),
     message_json(messages, users, messages, users, text, text);
 DROP TABLE message_edits, pins, reactions, mentions, deletions, personal_changes, marks;

@@ -12,7 +12,8 @@ SELECT log_place();
 
 -- name: tail :many
 -- All changes since a place, as far as they concern these people, in rows of several kinds:
---   place    the new place (head); whole: false when there are more changes than size, and then nothing else
+--   place    the new place (head); whole: false when there are more changes than size, or their threads have more members
+--            here than pairs (as far as the heads tell), and then nothing else
 --   changed  a thread and the xids of its changes
 --   message  a new message (rev, seq, quoted), in its shared form (head) and with a bare quote (rest)
 --   thread   what all readers of a thread share: head, the last message, rest
@@ -21,10 +22,11 @@ SELECT log_place();
 --   own      a change of one person's alone (user_ids)
 --   gone     a thread that these people (user_ids) are no longer in, and why (head)
 -- asked_threads and asked_users are pairs that are told although nothing has changed.
--- params: seen (pg_snapshot, as text), user_ids (bigint[]), asked_threads (bigint[]), asked_users (bigint[]), size
+-- params: seen (pg_snapshot, as text), user_ids (bigint[]), asked_threads (bigint[]), asked_users (bigint[]), size, pairs
 -- live:   merged, each worker that has user streams: after each hint, and once a second (hot)
 -- plan:   changes_by_xid, personal_changes_pkey, memberships_open, thread_heads_pkey, threads_pkey, messages_pkey,
---         users_pkey; at most size changes of each transaction that was under way and of all since, and for each thread of theirs one row for each of these people
+--         users_pkey; at most size changes of each transaction that was under way and of all since, and for their threads
+--         at most pairs rows of these people
 WITH since AS MATERIALIZED (
     -- What was under way then and is over (what still is, is not asked for again and again), and what has begun since.
     SELECT xid AS low, xid AS high
@@ -44,7 +46,11 @@ WITH since AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT * FROM personal_changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT :size + 1) p
 ), counted AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM fresh) <= :size AND (SELECT count(*) FROM own) <= :size AS whole,
+    SELECT (SELECT count(*) FROM fresh) <= :size AND (SELECT count(*) FROM own) <= :size AND (
+            SELECT coalesce(sum(least(h.member_count, cardinality(:user_ids::bigint[]))), 0)
+            FROM (SELECT DISTINCT f.thread_id FROM fresh f) f
+            CROSS JOIN LATERAL (SELECT h.member_count FROM thread_heads h WHERE h.thread_id = f.thread_id OFFSET 0) h
+        ) <= :pairs AS whole,
         greatest((SELECT max(xid::text::bigint) FROM fresh), (SELECT max(xid::text::bigint) FROM own),
             pg_snapshot_xmax(:seen::text::pg_snapshot)::text::bigint - 1)::text::xid8 AS latest
 ), here AS MATERIALIZED (

@@ -225,8 +225,8 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea),
 --         handles (text[]: who is mentioned if they are members)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
--- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey, users_username_key;
---         one row each, and one for each handle
+-- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey; one row each, and in
+--         members_named one of three indexes for each handle
 -- locks:  the sender's membership, the quoted message (shared: a steady stream of replies can hold up its
 --         deletion), then the head of the thread
 WITH door AS (
@@ -250,18 +250,8 @@ WITH door AS (
     JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
     WHERE m.thread_id = :thread_id AND m.seq = :reply_to::bigint
     FOR SHARE OF m
-), named AS MATERIALIZED (
-    SELECT u.id
-    FROM users u
-    -- In small letters as Postgres makes them, which are not always Python's.
-    WHERE lower(u.username) = ANY(ARRAY(SELECT lower(said) FROM unnest(:handles::text[]) said)) AND u.id <> :user_id AND u.deactivated_at IS NULL
-), mentioned AS (
-    -- Members now, and none who has blocked the sender.
-    SELECT array_agg(n.id ORDER BY n.id) AS ids
-    FROM named n
-    WHERE EXISTS (
-            SELECT FROM memberships o WHERE o.thread_id = :thread_id AND o.user_id = n.id AND o.left_rev IS NULL)
-        AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = n.id AND b.blocked_id = :user_id)
+), mentioned AS MATERIALIZED (
+    SELECT members_named(:thread_id, :user_id, nullif(:handles::text[], '{}')) AS ids
 ), head AS (
     -- The lock that orders the thread: under it seq and rev are dense and time does not go back.
     UPDATE thread_heads h
@@ -290,10 +280,11 @@ WITH door AS (
     -- Who answers has read, and others may know it if they may know of any reading.
     UPDATE memberships m
     SET read_seq = head.last_seq, delivered_seq = head.last_seq,
-        delivered_at = CASE WHEN door.now < door.delivered_at + interval '1 second' THEN door.delivered_at ELSE door.now END,
+        delivered_at = CASE WHEN door.now < door.delivered_at + mark_lasts(head.member_count) THEN door.delivered_at
+            ELSE door.now END,
         seen_seq = CASE WHEN door.read_receipts THEN head.last_seq ELSE door.seen_seq END,
-        seen_at = CASE WHEN NOT door.read_receipts OR door.now < door.seen_at + interval '1 second' THEN door.seen_at
-            ELSE door.now END
+        seen_at = CASE WHEN NOT door.read_receipts OR door.now < door.seen_at + mark_lasts(head.member_count)
+            THEN door.seen_at ELSE door.now END
     FROM head, door
     WHERE m.thread_id = door.thread_id AND m.user_id = door.user_id AND m.joined_rev = door.joined_rev
 ), marked AS (
@@ -301,8 +292,9 @@ WITH door AS (
     SELECT door.thread_id, door.user_id, old.kind, old.seq, old.at
     FROM head, door
     CROSS JOIN LATERAL (VALUES ('read', door.seen_seq, door.seen_at, door.read_receipts),
-        ('delivered', door.delivered_seq, door.delivered_at, true)) old (kind, seq, at, moves)
-    WHERE old.moves AND door.now >= old.at + interval '1 second'
+        ('delivered', door.delivered_seq, door.delivered_at, NOT (door.read_receipts
+            AND (door.seen_seq, door.seen_at) = (door.delivered_seq, door.delivered_at)))) old (kind, seq, at, kept)
+    WHERE old.kept AND door.now >= old.at + mark_lasts(head.member_count)
     ON CONFLICT ON CONSTRAINT marks_pkey DO NOTHING  -- of an earlier span that ended at the same place
 ), entry AS (
     SELECT m.* FROM message m
@@ -492,15 +484,22 @@ FROM target t
 LEFT JOIN head ON true;
 
 -- name: forget :exec
--- What goes with a message that has just been deleted: its earlier texts, its reactions, its pin. A statement by
--- itself, after `remove` in its transaction: so it sees also what was committed while that waited for the message.
+-- What goes with a message that has just been deleted: its earlier texts, its reactions (the first 5,000, so that nobody
+-- waits for long: messages.reactions is null, so nothing leads to the rest), its pin. A statement by itself, after `remove`
+-- in its transaction: so it sees also what was committed while that waited for the message.
 -- params: thread_id, seq
 -- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   message_edits_pkey, reactions_pkey, pins_pkey; those of one message
+-- plan:   message_edits_pkey, reactions_pkey, pins_pkey; those of one message, at most 1,000 texts and 5,000 reactions
 -- locks:  these rows; the message is held
 WITH texts AS (
     DELETE FROM message_edits e WHERE e.thread_id = :thread_id AND e.seq = :seq
 ), unreacted AS (
-    DELETE FROM reactions r WHERE r.thread_id = :thread_id AND r.seq = :seq
+    -- By their places, which stay while the message is held: a join might read all of them for each.
+    DELETE FROM reactions r
+    WHERE r.ctid = ANY(ARRAY(
+        SELECT o.ctid FROM reactions o
+        WHERE o.thread_id = :thread_id AND o.seq = :seq
+        ORDER BY o.user_id, o.emoji
+        LIMIT 5000))
 )
 DELETE FROM pins p WHERE p.thread_id = :thread_id AND p.seq = :seq;

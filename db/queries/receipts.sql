@@ -13,7 +13,8 @@
 -- plan:   memberships_open/memberships_mine, thread_heads_pkey, threads_pkey, users_pkey, memberships_pkey; one row each
 -- locks:  the caller's membership
 WITH place AS (
-    SELECT m.*, t.history, h.last_deleted_seq, h.member_count, u.read_receipts, clock_timestamp() AS now,
+    SELECT m.*, t.history, h.last_deleted_seq, h.member_count, mark_lasts(h.member_count) AS lasts, u.read_receipts,
+        clock_timestamp() AS now,
         greatest(h.last_seq, m.read_seq) AS last_seq  -- what one has sent while this waited for the lock
     FROM memberships m
     JOIN users u ON u.id = m.user_id
@@ -34,9 +35,9 @@ WITH place AS (
     SET read_seq = CASE WHEN v.reads THEN :seq ELSE v.read_seq END,
         changed_xid = CASE WHEN v.reads THEN pg_current_xact_id() ELSE v.changed_xid END,
         seen_seq = CASE WHEN v.shows THEN :seq ELSE v.seen_seq END,
-        seen_at = CASE WHEN NOT v.shows OR v.now < v.seen_at + interval '1 second' THEN v.seen_at ELSE v.now END,
+        seen_at = CASE WHEN NOT v.shows OR v.now < v.seen_at + v.lasts THEN v.seen_at ELSE v.now END,
         delivered_seq = CASE WHEN v.delivers THEN :seq ELSE v.delivered_seq END,
-        delivered_at = CASE WHEN NOT v.delivers OR v.now < v.delivered_at + interval '1 second' THEN v.delivered_at
+        delivered_at = CASE WHEN NOT v.delivers OR v.now < v.delivered_at + v.lasts THEN v.delivered_at
             ELSE v.now END
     FROM move v
     WHERE m.thread_id = v.thread_id AND m.user_id = v.user_id AND m.joined_rev = v.joined_rev
@@ -47,8 +48,9 @@ WITH place AS (
     SELECT v.thread_id, v.user_id, old.kind, old.seq, old.at
     FROM move v, moved
     CROSS JOIN LATERAL (VALUES ('read', v.seen_seq, v.seen_at, v.shows),
-        ('delivered', v.delivered_seq, v.delivered_at, v.delivers)) old (kind, seq, at, moves)
-    WHERE old.moves AND v.now >= old.at + interval '1 second'
+        ('delivered', v.delivered_seq, v.delivered_at, v.delivers AND NOT (v.shows
+            AND (v.seen_seq, v.seen_at) = (v.delivered_seq, v.delivered_at)))) old (kind, seq, at, kept)
+    WHERE old.kept AND v.now >= old.at + v.lasts
 ), told AS (
     INSERT INTO personal_changes (user_id, thread_id) SELECT v.user_id, v.thread_id FROM move v, moved WHERE v.reads
 )
@@ -114,13 +116,14 @@ ORDER BY o.user_id;
 -- name: of_message :one
 -- Whom a message has reached and who has read it, of those who were members then, without its author, by user id; when
 -- there may be more, the place to go on from. At most looks spans are looked at, so there may be fewer than size, and a
--- place. A time is that of the first mark at or after the message: up to a second early, but never before the message.
+-- place. A time is that of the first mark at or after the message (whoever has read it, it has reached): up to a second early,
+-- in large threads a minute, but never before the message.
 -- No row when there is no such message that the caller may see.
 -- params: user_id, thread_id, seq, after_id, after_rev (the span where the last page ended, exclusive), looks (more than
 --         size), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/messages/<seq:id>/receipts
 -- plan:   memberships_open/memberships_mine, messages_pkey, memberships_pkey, users_pkey, marks_pkey; at most looks spans
---         and two marks for each
+--         and three marks for each
 WITH message AS (
     SELECT m.author_id, m.created_at
     FROM messages m
@@ -140,6 +143,9 @@ WITH message AS (
         least((
             SELECT o.at FROM marks o
             WHERE o.thread_id = :thread_id AND o.user_id = k.user_id AND o.kind = 'delivered' AND o.seq >= :seq
+            ORDER BY o.seq LIMIT 1), (
+            SELECT o.at FROM marks o
+            WHERE o.thread_id = :thread_id AND o.user_id = k.user_id AND o.kind = 'read' AND o.seq >= :seq
             ORDER BY o.seq LIMIT 1), (
             SELECT min(o.delivered_at) FROM memberships o
             WHERE o.thread_id = :thread_id AND o.user_id = k.user_id AND o.delivered_seq >= :seq)) AS delivered_at,

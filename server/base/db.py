@@ -199,16 +199,25 @@ async def _keep(_: asyncpg.Connection) -> None:
     """
 
 
-async def open_pool(dsn: str, *, size: int, statement_cache: int, name: str = "bobbin") -> asyncpg.Pool:
+async def _generic(conn: asyncpg.Connection) -> None:
+    await conn.execute("SET plan_cache_mode = force_generic_plan")
+
+
+async def open_pool(
+    dsn: str, *, size: int, statement_cache: int, name: str = "bobbin", generic: bool = False
+) -> asyncpg.Pool:
     """At most `size` connections. Connects to none: a server may start before its database.
 
     statement_cache is the number of prepared statements a connection keeps; 0 for PgBouncer.
+    generic: each is planned once, not five times for its values first. Not without that cache, where it would
+    gain nothing, and PgBouncer would hand the setting on to others.
     """
     return await asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=size,
         reset=_keep,
+        init=_generic if generic and statement_cache else None,
         statement_cache_size=statement_cache,
         command_timeout=COMMAND_SECONDS,
         max_inactive_connection_lifetime=0,

@@ -35,6 +35,7 @@ LOOK_SECONDS = 0.015  # between two looks, at least, and as long as the last one
 POLL_SECONDS = 1.0  # how late a reader may be when nobody says that there is news
 RETRY_SECONDS = 1.0  # between tries while the database is away
 CHANGES = 2000  # told from one look; of more each reader finds by itself what concerns it
+PAIRS = 50_000  # of a changed thread and a member of it here, likewise: about a second
 ASKED = 2000  # threads told again in one look, of all readers
 MISSED = 64  # threads that a slow reader remembers
 PAGE = 50  # threads read at once by a reader who catches up
@@ -52,7 +53,14 @@ async def place(db: Db) -> str: ...
 
 @query
 async def tail(
-    db: Db, *, seen: str, user_ids: list[int], asked_threads: list[int], asked_users: list[int], size: int
+    db: Db,
+    *,
+    seen: str,
+    user_ids: list[int],
+    asked_threads: list[int],
+    asked_users: list[int],
+    size: int,
+    pairs: int,
 ) -> list[asyncpg.Record]: ...
 
 
@@ -290,10 +298,11 @@ class UserReader(Reader):
 class Merged:
     """The tail of a worker, and its readers."""
 
-    def __init__(self, db: Db) -> None:
+    def __init__(self, db: Db, tailing: Db) -> None:
         self.epoch = ""
         self.closing = False
         self._db = db
+        self._tailing = tailing  # for the tail alone: open_pool(generic=True)
         self._place: Place | None = None  # of the last look
         self._looked_at = 0.0
         self._readers: dict[int, set[UserReader]] = {}  # by person
@@ -428,12 +437,13 @@ class Merged:
         self._admit(before)
         asked = self._ask()
         rows = await tail(
-            self._db,
+            self._tailing,
             seen=before.text,
             user_ids=list(self._readers),
             asked_threads=[thread_id for thread_id, _ in asked],
             asked_users=[user_id for _, user_id in asked],
             size=CHANGES,
+            pairs=PAIRS,
         )
         now = time.monotonic()
         look = look_of(rows)

@@ -83,6 +83,7 @@ SAMPLES: dict[str, Any] = {
     "old_hash": b"\x01" * 32,
     "other_id": 400,
     "other_ids": [400, 401],
+    "pairs": 50_000,
     "part": "%erson 49%",
     "password_hash": "x",
     "password_hashes": ["x", "x"],

@@ -135,7 +135,7 @@ async def say(db: Any, thread_id: int, who: int, text: str = "hi", *, quoted: in
 
 @contextlib.asynccontextmanager
 async def tail_on(pool: asyncpg.Pool) -> AsyncIterator[Merged]:
-    tail = Merged(pool)
+    tail = Merged(pool, pool)
     tail.start(epoch=await changes.epoch(pool))
     yield tail
     await tail.close(0)
@@ -422,7 +422,7 @@ async def test_a_slow_reader_is_told_what_it_missed_and_keeps_nobody_waiting(
         assert slow.told[-1].id == slow.id
 
 
-@pytest.mark.parametrize("bound", ["MISSED", "CHANGES", "BLIND_SECONDS"])
+@pytest.mark.parametrize("bound", ["MISSED", "CHANGES", "PAIRS", "BLIND_SECONDS"])
 async def test_whoever_has_missed_too_much_finds_it_by_itself(
     pool: asyncpg.Pool, db_url: str, tail: Merged, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
@@ -444,6 +444,7 @@ async def test_whoever_has_missed_too_much_finds_it_by_itself(
             listener.paper.go()
         await until(listener, lambda: set(listener.states) == set(rooms))
         assert [frame.json["id"] for frame in listener.told[:5]] == rooms
+        assert not any("message" in frame.json for frame in listener.told[:5]), "not from the look"
         monkeypatch.setattr(merged, bound, 1000)
         await live(listener)
         await say(pool, rooms[0], ada)
