@@ -396,7 +396,7 @@ class Limits:
         count = self._streams.get(user_id, 0)
         if self._on and count >= STREAMS:
             raise TooMany(
-                f"There are {STREAMS} open streams of yours; close one.",
+                "Too many streams of yours are open; close one.",
                 code="too_many_streams",
                 retry_after=10,
             )
