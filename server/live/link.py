@@ -34,10 +34,14 @@ SLICE_BYTES = 4 * KIB  # looked at at once: of the smallest frames as many as ta
 FRAMES, FRAMES_PER_SECOND = 1000, 100
 # Whoever has been silent is asked, and gone when they don't answer: known before presence has to know it.
 PING_SECONDS, PONG_SECONDS = 20.0, 12.0
+UNFINISHED_SECONDS = 30.0  # in which a message that has begun is to be there
 CLOSE_SECONDS = 2.0  # that the other side has to say goodbye too
+BROKEN_SECONDS = 0.2  # the same where its goodbye would not be understood
 PING = b"\x89\x00"
+SAYING = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 NORMAL = (1000, "")
 RESTART = 1012  # clients come back, and elsewhere
+NOT_UTF8, UNFINISHED = (1007, "not UTF-8"), (1008, "a message was begun and not finished")
 SESSION_ENDED = (4401, "session_ended")  # the application's range; 401 of HTTP
 QUIET = logging.getLogger("bobbin.websocket")
 
@@ -63,8 +67,9 @@ def accepted(headers: list[tuple[str, str]], version: str) -> tuple[ServerProtoc
 class Link:
     """The server's end. An Outlet (see live/outlet.py) that several readers share."""
 
-    __slots__ = ("_brakes", "_closing", "_events", "_full_at", "_incoming", "_parser", "_paused", "_pinged_at",
-                 "_protocol", "_turn", "_waiter", "heard_at", "written_at")  # fmt: skip
+    __slots__ = ("_begun_at", "_brakes", "_closing", "_events", "_full_at", "_in_pieces", "_incoming", "_parser",
+                 "_paused", "_paused_at", "_pinged_at", "_protocol", "_turn", "_waiter", "heard_at",
+                 "written_at")  # fmt: skip
     wire: Wire = WS
 
     def __init__(self, protocol: Any, parser: ServerProtocol, *, braked: bool) -> None:
@@ -74,7 +79,9 @@ class Link:
         self._incoming = bytearray()
         self._events: deque[Frame] = deque()
         self._paused = False
-        self._pinged_at = self._full_at = 0.0  # full: when the bucket of frames will be
+        self._begun_at: float | None = None  # when a message began that is not finished
+        self._in_pieces = False  # whether pieces of it are there
+        self._pinged_at = self._paused_at = self._full_at = 0.0  # full: when the bucket of frames will be
         self._closing: tuple[int, str] | None = None  # how it is to be closed
         self._waiter: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()
@@ -97,12 +104,17 @@ class Link:
         self.heard_at = time.monotonic()
         self._incoming += data
         if len(self._incoming) > HELD_BYTES and not self._paused:
-            self._paused = True
+            self._paused, self._paused_at = True, self.heard_at
             self._protocol.transport.pause_reading()
         self._wake()
 
     def beat(self, now: float) -> None:
-        """Once a second: ask whether a silent client is there, and cut off one that is not, or does not read."""
+        """Once a second: ask whether a silent client is there, and cut off one that is not, or does not read.
+
+        Whoever has said half of something for long is sent away: half-sent messages are memory.
+        """
+        if self._begun_at is not None and not self._incoming and now - self._begun_at > UNFINISHED_SECONDS:
+            self.leave(*UNFINISHED)
         if not self._protocol._can_write.is_set():
             if now - self.written_at > STALLED_SECONDS:
                 self.abort()
@@ -171,6 +183,7 @@ class Link:
     async def receive(self) -> bytes | None:
         """The next message; None when the connection is closed, or is to be. Answer it before the next one."""
         parts: list[bytes] = []
+        binary = False
         while self._closing is None and self._alive:
             if not self._events:
                 if self._parser.state is not State.OPEN:
@@ -180,16 +193,22 @@ class Link:
             if await self._braked():
                 continue
             frame = self._events.popleft()
-            if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if frame.opcode in SAYING:
+                binary = binary or frame.opcode is Opcode.BINARY
                 parts.append(bytes(frame.data))
-                if frame.fin:
-                    return b"".join(parts)
+                if not frame.fin:
+                    continue
+                message = b"".join(parts)
+                if binary or _is_utf8(message):
+                    return message
+                self._parser.fail(*NOT_UTF8)
         return None
 
     async def finish(self) -> None:
         """Say goodbye, and hear theirs: closed at once, they might not hear ours."""
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            broken = self._parser.eof_sent and self._parser.close_rcvd is None
+            async with asyncio.timeout(BROKEN_SECONDS if broken else CLOSE_SECONDS):
                 if self._parser.state is State.OPEN:
                     self._parser.send_close(*(self._closing or NORMAL))
                 await self._flush()
@@ -206,15 +225,29 @@ class Link:
             if self._paused and self._alive:
                 self._paused = False
                 self.heard_at = time.monotonic()
+                if self._begun_at is not None:
+                    self._begun_at += self.heard_at - self._paused_at  # it was us who did not listen
                 self._protocol.transport.resume_reading()
             await self._wait()
             return
         self._parser.receive_data(self._incoming[:SLICE_BYTES])
         del self._incoming[:SLICE_BYTES]
-        self._events.extend(event for event in self._parser.events_received() if isinstance(event, Frame))
+        came = [event for event in self._parser.events_received() if isinstance(event, Frame)]
+        self._events.extend(came)
+        self._watch(came)
         await self._flush()
         if self._incoming:
             await asyncio.sleep(0)  # others may have waited for a while
+
+    def _watch(self, came: list[Frame]) -> None:
+        """Since when a message is unfinished, after these frames."""
+        for frame in came:
+            if frame.opcode in SAYING:
+                self._in_pieces = not frame.fin
+            if not self._in_pieces:
+                self._begun_at = None
+        if self._begun_at is None and (self._in_pieces or _within(self._parser)):
+            self._begun_at = self.heard_at
 
     async def _flush(self) -> None:
         """Write what the framing asks for, pongs and goodbyes, as soon as the client reads."""
@@ -248,6 +281,22 @@ class Link:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _within(parser: ServerProtocol) -> bool:
+    """Whether a part of a frame has come: between frames the parser waits for any byte or the end, else for so many."""
+    waits: Any = parser.parser
+    while waits.gi_yieldfrom is not None:
+        waits = waits.gi_yieldfrom
+    return bool(waits.__name__ != "at_eof")
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Links:

@@ -28,7 +28,7 @@ from server.base.errors import (
     noted,
 )
 from server.base.front import outer
-from server.base.http import Body, Query, answers, length, parsed, whole
+from server.base.http import Body, Query, answers, parsed, whole
 from server.live.link import Gone, Link, accepted
 from server.live.merged import UserReader, friends
 from server.live.stream import Entered, current, enter, resync
@@ -55,7 +55,7 @@ class Frame(msgspec.Struct):
 
 class Join(Body):
     threadId: ThreadId
-    since: Annotated[str, length(0, 256)] | None = None
+    since: str | None = None  # of any length: what is no cursor of ours gets a resync
 
 
 class Leave(Body):
@@ -97,7 +97,8 @@ async def open_socket(request: Request, query: Options) -> None:
     Without feed=off those of the user stream come too, `ready` first, from lastEventId on or from now.
     A frame takes as much of the limits as the HTTP call of its kind. A page of another origin is let in with a token,
     if its origin is listed; with the cookie never. Closed with 1012 when the server restarts, 4401 when the session
-    has ended, 1009 for a frame of more than 256 KiB, 1008 for many that can't be read.
+    has ended, 1009 for a frame of more than 256 KiB, 1008 for many that can't be read or one not finished within 30 s,
+    1007 for text that is not UTF-8.
     """
     ctx = request.app.ctx
     parser, headers = accepted(list(request.headers.items()), request.version)

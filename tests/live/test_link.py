@@ -191,3 +191,75 @@ async def test_after_its_goodbye_nothing_is_written() -> None:
     here.data_received(Frame(Opcode.CLOSE, goodbye.data).serialize(mask=True))
     await here.finish()
     assert len(line.got) == size
+
+
+async def test_a_message_that_is_begun_and_not_finished_ends_it() -> None:
+    half = text(b"x" * 200)[:-1]
+    piece = Frame(Opcode.TEXT, b"x", fin=False).serialize(mask=True)
+    ping = Frame(Opcode.PING, b"").serialize(mask=True)
+    for begun, then in ((half[:1], b""), (half, b""), (piece, ping), (text(b"one") + half[:5], half[5:])):
+        here, _ = linked()
+        here.data_received(begun)
+        began = here.heard_at
+        waiting = asyncio.ensure_future(here.receive())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if waiting.done():
+            assert await waiting == b"one"
+            waiting = asyncio.ensure_future(here.receive())
+        here.data_received(then)
+        await asyncio.sleep(0)
+        here.beat(began + link.UNFINISHED_SECONDS - 0.1)
+        assert here._closing is None and not waiting.done()
+        here.beat(here.heard_at + link.UNFINISHED_SECONDS + 0.1)
+        assert here._closing == link.UNFINISHED
+        assert await waiting is None
+
+
+async def test_a_message_that_is_finished_ends_nothing_and_the_next_has_its_own_time() -> None:
+    here, _ = linked()
+    first, second = text(b"one"), text(b"two")
+
+    async def comes(data: bytes) -> list[bytes | None]:
+        here.data_received(data)
+        waiting = asyncio.ensure_future(here.receive())
+        await asyncio.sleep(0.01)
+        if waiting.done():
+            return [await waiting]
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return []
+
+    assert await comes(first[:3]) == []
+    began = here._begun_at
+    assert began == here.heard_at
+    assert await comes(first[3:] + second[:3]) == [b"one"]
+    assert here._begun_at == here.heard_at and here.heard_at > began
+    assert await comes(second[3:]) == [b"two"]
+    assert here._begun_at is None
+    here.beat(began + link.UNFINISHED_SECONDS + 0.1)
+    assert here._closing is None
+
+
+async def test_time_in_which_we_do_not_listen_is_not_the_clients() -> None:
+    here, line = linked()
+    here.data_received(text(b"one") + text(b"x" * 20_000)[:HELD_BYTES])
+    assert not line.reading
+    here._paused_at -= 3600  # answering the last one took so long
+    assert await here.receive() == b"one"
+    waiting = asyncio.ensure_future(here.receive())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert line.reading and here._begun_at is not None
+    here.beat(time.monotonic() + 1)
+    assert here._closing is None
+    waiting.cancel()
+
+
+async def test_after_what_is_no_frame_nobody_waits_for_a_goodbye() -> None:
+    here, _ = linked()
+    here.data_received(b"\x81\x02{}")
+    assert await here.receive() is None
+    began = time.monotonic()
+    await here.finish()
+    assert time.monotonic() - began < link.CLOSE_SECONDS / 2

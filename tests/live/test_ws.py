@@ -150,11 +150,15 @@ async def test_each_change_is_told_as_the_stream_tells_it(
         ok(await api.patch(f"{url}/messages/1", {"text": "edited"}, as_=cast.ben))
         ok(await api.delete(f"{url}/messages/2", as_=cast.ada), 204)
         ok(await api.patch(url, {"title": "Renamed"}, as_=cast.ada))
-        await add(api, cast.team, cast.ada, carl)
-        await remove(api, cast.team, cast.ada, carl)
-        end = rev_of(await cursor(api, cast.team, cast.ada))
-        by_stream = [(one.event, one.id, one.json) for one in await line.until(end)]
-        assert [(one.event, one.id, one.data) for one in await ada.until(end)] == by_stream
+        by_stream, by_socket = [], []
+        # What is read a little later, is told as it is then: so each is heard before the next is done.
+        for act in (None, add, remove):
+            if act is not None:
+                await act(api, cast.team, cast.ada, carl)
+            end = rev_of(await cursor(api, cast.team, cast.ada))
+            by_stream += [(one.event, one.id, one.json) for one in await line.until(end)]
+            by_socket += [(one.event, one.id, one.data) for one in await ada.until(end)]
+        assert by_socket == by_stream
         await late.join(cast.team, start)  # from the log, each as it now is
         told = await late.until(end)
         assert [(one.event, one.id) for one in told] == [(event, id_) for event, id_, _ in by_stream]
@@ -307,7 +311,9 @@ async def test_a_cursor_that_cannot_be_served_gets_a_resync(api: Api, cast: Cast
     await api.say(cast.team, cast.ada, "one")
     here = await cursor(api, cast.team, cast.ben)
     async with talk(address, cast.ben) as ben:
-        for since in ("garbage", f"{here}0", here.replace(f".{cast.team}.", ".1."), "x" * 256):
+        for since in (
+            "garbage", f"{here}0", here.replace(f".{cast.team}.", ".1."), "x" * 100_000, "\x00", f"{here}\x00"
+        ):  # fmt: skip
             joined = await ben.join(cast.team, since)
             missed = await ben.next()
             assert joined.id == missed.id == here
@@ -530,6 +536,21 @@ async def test_what_is_no_frame_closes_with_1002(cast: Cast, address: str, bad: 
         assert (await ben.closed())[0] == 1002
 
 
+async def test_text_that_is_not_utf8_closes_with_1007(api: Api, cast: Cast, address: str) -> None:
+    async with talk(address, cast.ben) as ben:
+        await ben.line.send(b"\xff")  # binary: a frame that can't be read
+        assert (await ben.next()).data["code"] == "not_json"
+        half = "é".encode()[:1]
+        for opcode, piece, fin in (
+            (Opcode.TEXT, b'"' + half, False),
+            (Opcode.CONT, "é".encode()[1:] + b'"', True),
+        ):
+            ben.line.transport.write(Frame(opcode, piece, fin=fin).serialize(mask=True))
+        assert (await ben.next()).data["code"] == "bad_frame"  # whole it is UTF-8
+        ben.line.transport.write(Frame(Opcode.TEXT, b'{"event":"ping","ref":"\xff"}').serialize(mask=True))
+        assert (await ben.closed())[0] == 1007
+
+
 async def test_many_frames_that_cannot_be_read_close_with_1008(cast: Cast, address: str) -> None:
     async with talk(address, cast.ben) as ben:
         for number in range(3 * BAD_FRAMES):  # among good ones they are let be
@@ -568,7 +589,10 @@ GARBAGE = st.one_of(
 async def test_no_frame_does_harm(cast: Cast, address: str, frames: list[tuple[bytes, bool]]) -> None:
     async with talk(address, cast.ben) as ben:
         for payload, binary in frames:
-            opcode = Opcode.BINARY if binary else Opcode.TEXT
+            is_text = (
+                not binary and payload == payload.decode("utf-8", "ignore").encode()
+            )  # else it is closed
+            opcode = Opcode.TEXT if is_text else Opcode.BINARY
             ben.line.transport.write(Frame(opcode, payload).serialize(mask=True))
         await ben.say("ping", ref="and now")  # it is still there, and answers
         while (await ben.next()).ref != "and now":
