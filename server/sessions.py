@@ -194,7 +194,9 @@ class SignIns:
             self._unforged(request, session_id)
         elif "upgrade" in request.headers and not ("origin" in request.headers and same_site(request)):
             # A WebSocket writes too, and a browser opens one for any page, with our cookies. It says which.
-            raise Forbidden("With the session cookie a WebSocket is for pages of ours.", code="foreign_origin")
+            raise Forbidden(
+                "With the session cookie a WebSocket is for pages of ours.", code="foreign_origin"
+            )
         return caller
 
     def _unforged(self, request: Request, session_id: int) -> None:

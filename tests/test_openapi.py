@@ -158,7 +158,12 @@ async def _fuzz(api: Api, database_url: str, tmp_path: Path) -> None:
         "[parameters]\n" + "".join(f'"path.{name}" = {value}\n' for name, value in ids.items())
     )
     # Not those that would end the session by which the others are asked.
-    left_out = ["/api/auth/logout", "/api/threads/{thread_id}/stream", "/api/stream", "/api/threads/{thread_id}/leave"]
+    left_out = [
+        "/api/auth/logout",
+        "/api/threads/{thread_id}/stream",
+        "/api/stream",
+        "/api/threads/{thread_id}/leave",
+    ]
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     checks += ",negative_data_rejection"
     done = subprocess.run(

@@ -60,7 +60,9 @@ def forgeries(person: Person) -> dict[str, str]:
 def test_no_address_is_given_twice_and_ids_are_whole_numbers() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
     places = [part for route in ROUTES for part in route.path.split("/") if "<" in part]
-    assert all(":id>" in part or part in ("<token:str>", "<external_id:str>", "<emoji:str>") for part in places)
+    assert all(
+        ":id>" in part or part in ("<token:str>", "<external_id:str>", "<emoji:str>") for part in places
+    )
     assert {route.path for route in ROUTES if route.access == "OPEN"} == {
         "/livez", "/readyz", "/healthz", "/api/auth/register", "/api/auth/login", "/api/auth/refresh",
         "/openapi.json", "/docs",

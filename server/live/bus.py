@@ -104,7 +104,8 @@ class Bus:
         """Publish what is pending, then stop."""
         if self._saying:
             self._say_changed()
-        self._closing = True  # what is posted from now on would open the connection again, for nobody to close
+        # What is posted from now on would open the connection again, for nobody to close.
+        self._closing = True
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(1):
                 while self._flushing:  # noqa: ASYNC110  # seldom, and not for long
