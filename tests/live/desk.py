@@ -51,6 +51,7 @@ class Line:
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._time = 0.0
+        self.headers: dict[str, str] = {}
         self.transport: Line | None = self
 
     def write(self, data: bytes) -> None:
