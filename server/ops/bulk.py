@@ -10,7 +10,8 @@ import asyncpg
 from server.base.db import Db, query
 from server.ops.records import Record
 
-BATCH = 10_000  # messages of one transaction: about 0.15 s, so the horizon of the merged feed keeps moving
+# Messages of one transaction. Even if each brings a member, user streams tell it from one look (merged.CHANGES).
+BATCH = 2000
 
 TRIES = 3  # of one batch, when somebody is let into the thread just while it begins
 

@@ -27,8 +27,7 @@ from redis.asyncio import Redis
 from tqdm import tqdm
 
 from server.base.settings import Settings
-from server.live import changes
-from server.live.bus import channel_of
+from server.live import bus, changes
 from server.ops import bulk, irc
 from server.ops.embedded import EmbeddedError, Valkey, database
 from server.ops.migrate import MigrationError
@@ -208,7 +207,10 @@ def doorbell(settings: Settings) -> Redis | None:
 
 
 async def ringer(redis: Redis, database_url: str) -> Told:
-    """Tells a live server's readers that a thread has grown. At best: without it they are a poll late."""
+    """Tells a live server's readers that a thread has grown, user streams too, so that they look at each few batches.
+
+    At best: without it they are a poll late.
+    """
     conn = await asyncpg.connect(database_url, statement_cache_size=0)
     try:
         epoch = await changes.epoch(conn)
@@ -217,7 +219,10 @@ async def ringer(redis: Redis, database_url: str) -> Told:
 
     async def ring(thread_id: int, last_rev: int) -> None:
         with suppress(RedisError, OSError):
-            await redis.publish(channel_of(epoch, thread_id), str(last_rev))
+            async with redis.pipeline(transaction=False) as pipe:
+                pipe.publish(bus.channel_of(epoch, thread_id), str(last_rev))
+                pipe.publish(bus.channel_of(epoch, bus.CHANGED), "import")
+                await pipe.execute()
 
     return ring
 

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from server.base.settings import load
-from server.live import changes
+from server.live import changes, merged
 from server.ops import bulk, imports
 from server.ops.imports import CannotImport, Report, import_files
 from server.ops.records import Options, Record
@@ -242,12 +242,17 @@ async def test_each_batch_rings_the_doorbell_of_the_thread(
         path = long_log(tmp_path / "2020-05-01.txt", 250)
         report = await bring(db_url, path, batch=100, committed=await imports.ringer(redis, db_url))
         rung: list[tuple[bytes, bytes]] = []
-        while len(rung) < 3:
+        while len(rung) < 6:
             message = await asyncio.wait_for(bell.get_message(ignore_subscribe_messages=True, timeout=5), 10)
             if message is not None:
                 rung.append((message["channel"], message["data"]))
-    channel = f"bobbin:{await changes.epoch(conn)}:{report.thread_id}"
-    assert rung[-1] == (channel.encode(), b"%d" % (250 + report.joined))
+    prefix = f"bobbin:{await changes.epoch(conn)}"
+    assert rung[-2] == (f"{prefix}:{report.thread_id}".encode(), b"%d" % (250 + report.joined))
+    assert [channel for channel, _ in rung[1::2]] == [f"{prefix}:changed".encode()] * 3
+
+
+def test_a_batch_is_what_user_streams_tell_in_one_look() -> None:
+    assert 2 * bulk.BATCH <= merged.CHANGES, "each message may bring a member"
 
 
 def test_without_a_running_server_there_is_no_doorbell(folder: Path) -> None:
