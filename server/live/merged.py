@@ -34,7 +34,7 @@ from server.live.wire import Wire
 LOOK_SECONDS = 0.015  # between two looks, at least, and as long as the last one took
 POLL_SECONDS = 1.0  # how late a reader may be when nobody says that there is news
 RETRY_SECONDS = 1.0  # between tries while the database is away
-CHANGES = 4000  # told from one look; of more each reader finds by itself what concerns it
+CHANGES = 20_000  # told from one look; of more each reader finds by itself what concerns it
 PAIRS = 50_000  # of a changed thread and a member of it here, likewise: about a second
 ASKED = 2000  # threads told again in one look, of all readers
 MISSED = 64  # threads that a slow reader remembers

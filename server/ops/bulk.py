@@ -11,7 +11,7 @@ from server.base.db import Db, query
 from server.ops.records import Record
 
 # Messages of one transaction. Even if each brings a member, user streams tell it from one look (merged.CHANGES).
-BATCH = 2000
+BATCH = 10_000
 
 TRIES = 3  # of one batch, when somebody is let into the thread just while it begins
 
