@@ -464,7 +464,10 @@ async def test_bad_tokens_are_braked_by_address_and_good_ones_are_not(front: Api
     last = next(reply for reply in replies if reply.status == 429)
     refused(last, 429, "rate_limited")
     for token in ("bbk_no-such-key", "no-such-ticket"):  # the database is not asked
-        guess = await front.get(f"/api/threads/1/stream?token={token}", **by("192.0.2.3"))
+        for _ in range(200):  # the bucket fills while a slow machine pauses
+            guess = await front.get(f"/api/threads/1/stream?token={token}", **by("192.0.2.3"))
+            if guess.status != 401:
+                break
         refused(guess, 429, "rate_limited")
         refused(await front.get(f"/api/threads/1/stream?token={token}", **by("192.0.2.4")), 401)
     refused(await front.get("/api/me", as_=bad, **by("192.0.2.4")), 401)

@@ -216,6 +216,9 @@ async def test_unread_is_exact_across_the_borders_of_the_counters(
         expected = (len(unread), unread[0] if unread else None, 0, place)
         assert await moved(api, cast.team, cast.ben, "unread", place + 1) == expected
         assert await counts(api, cast.team, cast.ben) == expected
+        # unread_json has its lines in place; lists and stretches call it.
+        gone = await db.fetchval("SELECT deleted_after($1, $2)", cast.team, place)
+        assert gone == last - place - len(unread)
 
 
 async def test_to_count_costs_the_same_however_many_are_deleted(

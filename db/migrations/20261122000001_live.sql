@@ -4,7 +4,8 @@
 -- user stream stands on.
 -- Stop all servers of the older version first: their statements call message_json as it was, and they would change threads
 -- without saying so in last_xid.
--- Locks: all of these tables for as long as it takes to build the index of changes and to count the deleted messages.
+-- Locks: thread_heads, memberships and messages, and changes against writing, for as long as it takes to build the indexes
+-- and to count the members and the deleted messages.
 
 -- last_xid: of the latest change. Whoever sets last_rev sets it.
 ALTER TABLE thread_heads

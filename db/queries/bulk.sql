@@ -1,5 +1,5 @@
 -- bulk.sql: many rows at once, for imports and the demo town.
--- Writes users, threads, thread_heads, memberships, messages (by COPY), changes, imports.
+-- Writes users, threads, thread_heads, direct_pairs, memberships, messages (by COPY), changes, imports.
 -- One transaction per batch; it locks as a send does: memberships in the order of user_id, then the head.
 
 -- name: lock_head :one

@@ -1,5 +1,6 @@
 -- members.sql: who is in a thread, over which spans.
--- Writes memberships (but for blocked: blocks.sql) and the member changes. An act locks first whoever is to
+-- Writes memberships (but for blocked: blocks.sql, and the cursors: receipts.sql, messages.sql), the member changes and
+-- thread_heads with them, and personal_changes. An act locks first whoever is to
 -- be added (users.hold), then the memberships of the two people (hold_members, in the order of user_id), then
 -- the head (hold_head): the order in which a send takes the same rows. What is decided then stays true until
 -- the commit.

@@ -208,7 +208,7 @@ ORDER BY p.thread_id;
 -- name: trim :exec
 -- Forgets personal changes that every worker has seen long ago; never the latest, at which a place may end.
 -- params: size, seconds
--- live:   each worker, once a minute
+-- live:   each worker, twice a minute
 -- plan:   personal_changes_pkey; at most size rows
 -- locks:  those rows
 DELETE FROM personal_changes p

@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
@@ -15,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.client import LIMIT_SECONDS, Person
 from tests.conformity import frame_conforms
+from tests.live.wire import connected
 
 
 @dataclass(frozen=True)
@@ -119,16 +118,11 @@ async def talk(
     headers: dict[str, str] | None = None,
 ) -> AsyncIterator[Talk]:
     """A connection as somebody. With receive_bytes it takes in little while nobody reads."""
-    place = urlsplit(base)
-    sock = socket.socket()
-    if receive_bytes is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, (place.hostname, place.port))
+    sock = await connected(base, receive_bytes)
     shown = {"Authorization": f"Bearer {who.token}"} if who is not None else {}
     async with connect(
-        f"ws://{place.netloc}/api/ws{query}", sock=sock, additional_headers=shown | (headers or {}), proxy=None,
-        open_timeout=LIMIT_SECONDS, close_timeout=2, max_size=None, max_queue=4 if receive_bytes else None,
-        ping_interval=None,
+        f"ws{base.removeprefix('http')}/api/ws{query}", sock=sock, additional_headers=shown | (headers or {}),
+        proxy=None, open_timeout=LIMIT_SECONDS, close_timeout=2, max_size=None,
+        max_queue=4 if receive_bytes else None, ping_interval=None,
     ) as line:  # fmt: skip
         yield Talk(line)

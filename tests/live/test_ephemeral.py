@@ -14,8 +14,6 @@ from tests.live.desk import Desk, Reader
 from tests.live.test_bus import bus
 from tests.live.wire import so
 
-PAUSE = hub.ROUND_SECONDS[0]
-
 
 def tell(desk: Desk, name: str, key: str, value: object, but: int = 0) -> None:
     desk.hub.told(desk.thread_id, name, key, orjson.dumps(value), but)

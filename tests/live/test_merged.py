@@ -686,6 +686,10 @@ async def test_what_i_have_read_is_told_to_my_other_devices(api: Api, cast: Cast
     async with api.feed(cast.ben, since=last) as again:
         await api.say(cast.team, cast.ada, "more")
         assert (await again.next()).data["unreadCount"] == 1, "nothing before it is told again"
+        last = again.cursor
+    ok(await api.post(f"/api/threads/{cast.team}/read", {"seq": 5}, as_=cast.ben))
+    async with api.feed(cast.ben, since=last) as again:
+        assert (await again.next()).data["unreadCount"] == 0, "what was read while none of them listened"
 
 
 async def test_edits_deletions_and_mentions_move_the_counts(api: Api, cast: Cast, db: asyncpg.Pool) -> None:

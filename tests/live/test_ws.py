@@ -217,7 +217,7 @@ async def test_a_send_answers_with_the_message_and_repeats_by_its_client_id(
     assert [one["text"] for one in page] == ["hello", "yes"]
 
 
-async def test_refusals_are_those_of_http(api: Api, cast: Cast, address: str) -> None:
+async def test_refusals_are_those_of_http(cast: Cast, address: str) -> None:
     async with talk(address, cast.mallory) as mallory:
         await mallory.refused("not_found", "join", threadId=cast.team)
         await mallory.refused("not_found", "join", threadId=10**15)
@@ -241,7 +241,7 @@ async def test_refusals_are_those_of_http(api: Api, cast: Cast, address: str) ->
         assert (told.event, told.ref, told.data["code"]) == ("error", None, "unknown_event")
 
 
-async def test_typing_is_told_to_the_others(api: Api, cast: Cast, address: str) -> None:
+async def test_typing_is_told_to_the_others(cast: Cast, address: str) -> None:
     async with talk(address, cast.ada) as ada, talk(address, cast.ben) as ben:
         await ada.join(cast.team)
         await ben.done("typing", threadId=cast.team, isTyping=True)
@@ -512,7 +512,7 @@ async def test_a_flood_is_braked_and_holds_up_nobody(
         ben.cut()
 
 
-async def test_a_message_that_is_too_large_closes_with_1009(api: Api, cast: Cast, address: str) -> None:
+async def test_a_message_that_is_too_large_closes_with_1009(cast: Cast, address: str) -> None:
     async with talk(address, cast.ben) as ben:
         text = "\\ud83e\\uddf5" * 10_000  # 10,000 characters, at their longest
         await ben.line.send(f'{{"event":"send","ref":1,"data":{{"threadId":{cast.team},"text":"{text}"}}}}')
@@ -536,7 +536,7 @@ async def test_what_is_no_frame_closes_with_1002(cast: Cast, address: str, bad: 
         assert (await ben.closed())[0] == 1002
 
 
-async def test_text_that_is_not_utf8_closes_with_1007(api: Api, cast: Cast, address: str) -> None:
+async def test_text_that_is_not_utf8_closes_with_1007(cast: Cast, address: str) -> None:
     async with talk(address, cast.ben) as ben:
         await ben.line.send(b"\xff")  # binary: a frame that can't be read
         assert (await ben.next()).data["code"] == "not_json"
@@ -560,6 +560,10 @@ async def test_many_frames_that_cannot_be_read_close_with_1008(cast: Cast, addre
             assert (await ben.next()).event == "pong"
         for _ in range(BAD_FRAMES + 1):
             await ben.line.send("nonsense")
+        assert (await ben.closed())[0] == 1008
+    async with talk(address, cast.ben) as ben:  # and twice as many as good ones are too many
+        for payload in ["nonsense", "nonsense", '{"event":"ping"}'] * (BAD_FRAMES - 1) + ["nonsense"] * 2:
+            await ben.line.send(payload)
         assert (await ben.closed())[0] == 1008
 
 

@@ -124,8 +124,8 @@ class Wire:
         self._writer.transport.abort()
 
 
-async def dial(base: str, *, receive_bytes: int | None = None) -> Wire:
-    """A connection. With receive_bytes it takes in little while nobody reads."""
+async def connected(base: str, receive_bytes: int | None) -> socket.socket:
+    """A socket. With receive_bytes it takes in little while nobody reads."""
     place = urlsplit(base)
     sock = socket.socket()
     try:
@@ -133,10 +133,16 @@ async def dial(base: str, *, receive_bytes: int | None = None) -> Wire:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (place.hostname, place.port))
-        return Wire(*await asyncio.open_connection(sock=sock, limit=receive_bytes or 2**16))
     except BaseException:
         sock.close()
         raise
+    return sock
+
+
+async def dial(base: str, *, receive_bytes: int | None = None) -> Wire:
+    """A connection of such a socket."""
+    sock = await connected(base, receive_bytes)
+    return Wire(*await asyncio.open_connection(sock=sock, limit=receive_bytes or 2**16))
 
 
 @contextlib.asynccontextmanager
