@@ -43,8 +43,10 @@ CREATE TABLE public.users (
     external_id text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     deactivated_at timestamp with time zone,
+    staff_since timestamp with time zone,
     CONSTRAINT users_admin CHECK (((role <> 'admin'::text) OR ((kind = 'user'::text) AND (COALESCE(external_id, ''::text) !~~ 'host:%'::text)))),
-    CONSTRAINT users_kind CHECK ((kind = ANY (ARRAY['user'::text, 'bot'::text]))),
+    CONSTRAINT users_contact CHECK (((kind <> 'contact'::text) OR ((deactivated_at IS NOT NULL) AND (role = 'member'::text) AND (num_nonnulls(email, username, password_hash, external_id) = 0)))),
+    CONSTRAINT users_kind CHECK ((kind = ANY (ARRAY['user'::text, 'bot'::text, 'contact'::text]))),
     CONSTRAINT users_role CHECK ((role = ANY (ARRAY['admin'::text, 'agent'::text, 'member'::text])))
 );
 
@@ -93,6 +95,81 @@ CREATE FUNCTION public.block_json(b public.blocks, u public.users) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT '{"userId":' || u.id || ',"name":' || to_json(u.name)::text
     || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"at":' || time_json(b.created_at) || '}' $$;
+
+--
+-- Name: contact_grams(text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contact_grams(name text, phone_number text, email text) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT array_to_tsvector(ARRAY(
+       SELECT DISTINCT substr(said.text, n, 3) FROM generate_series(1, length(said.text) - 1) n))
+   FROM (SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n') AS text) said $$;
+
+--
+-- Name: contacts_tally(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contacts_tally() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ DECLARE more bigint;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        SELECT count(*) INTO more FROM new_rows WHERE deleted_at IS NULL;
+    ELSE
+        SELECT (SELECT count(*) FROM new_rows WHERE deleted_at IS NULL) - (SELECT count(*) FROM old_rows WHERE deleted_at IS NULL)
+        INTO more;
+    END IF;
+    IF more <> 0 THEN
+        PERFORM tally('contacts', more);
+    END IF;
+    RETURN NULL;
+END $$;
+
+--
+-- Name: conversations; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.conversations (
+    thread_id bigint NOT NULL,
+    contact_id bigint NOT NULL,
+    last_at timestamp with time zone,
+    status text DEFAULT 'open'::text NOT NULL,
+    snoozed_until timestamp with time zone,
+    assignee_id bigint,
+    CONSTRAINT conversations_snoozed_until CHECK (((status = 'snoozed'::text) = (snoozed_until IS NOT NULL))),
+    CONSTRAINT conversations_status CHECK ((status = ANY (ARRAY['open'::text, 'snoozed'::text, 'closed'::text])))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
+
+--
+-- Name: conversation_json(public.conversations); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversation_json(n public.conversations) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || n.contact_id || ',"phoneNumber":' || coalesce(to_json(c.phone_number)::text, 'null')
+    || ',"status":"' || n.status || '","snoozedUntil":' || coalesce(time_json(n.snoozed_until), 'null')
+    || ',"assigneeId":' || coalesce(n.assignee_id::text, 'null')
+    || ',"labels":' || coalesce((
+        SELECT json_agg(l.label ORDER BY l.label)::text FROM conversation_labels l WHERE l.thread_id = n.thread_id), '[]') || '}'
+   FROM contacts c WHERE c.id = n.contact_id $$;
+
+--
+-- Name: conversations_tally(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversations_tally() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.last_at IS NOT NULL THEN
+        PERFORM tally('conversations', -1), tally(OLD.status, -1);
+    END IF;
+    IF NEW.last_at IS NOT NULL THEN
+        PERFORM tally('conversations', 1), tally(NEW.status, 1);
+    END IF;
+    RETURN NULL;
+END $$;
 
 --
 -- Name: deleted_after(bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
@@ -303,7 +380,9 @@ CREATE FUNCTION public.members_named(thread bigint, author bigint, handles text[
    FROM users u
    CROSS JOIN LATERAL (
        SELECT FROM memberships o
-       WHERE o.thread_id = thread AND o.user_id = u.id AND o.left_rev IS NULL OFFSET 0) o
+       WHERE o.thread_id = thread AND o.user_id = u.id AND o.left_rev IS NULL
+       UNION
+       SELECT FROM threads t WHERE t.id = thread AND t.kind = 'contact' AND u.role <> 'member' OFFSET 0) o
    WHERE lower(u.username) = ANY(ARRAY(SELECT lower(said) FROM unnest(handles) said))
        AND u.id <> author AND u.deactivated_at IS NULL
        AND NOT EXISTS (SELECT FROM blocks b WHERE b.user_id = u.id AND b.blocked_id = author) $$;
@@ -371,6 +450,8 @@ CREATE FUNCTION public.reach_of_others(thread bigint, author bigint) RETURNS TAB
              ORDER BY o.user_id, o.joined_rev
              LIMIT 301) o
        JOIN users u ON u.id = o.user_id
+       -- In a contact thread the contact alone: a message to them has not come when the team has seen it.
+       WHERE u.kind = 'contact' OR (SELECT t.kind <> 'contact' FROM threads t WHERE t.id = thread)
        WINDOW person AS (PARTITION BY o.user_id)
    )
    SELECT joined_seq, left_seq, min(o.delivered), min(o.seen)
@@ -401,12 +482,39 @@ CREATE FUNCTION public.receipt_json(thread bigint, reader bigint, delivered bigi
     || ',"readSeq":' || coalesce(seen::text, 'null') || ',"at":' || time_json(at) || '}' $$;
 
 --
+-- Name: seq_before(bigint, timestamp with time zone, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.seq_before(thread bigint, moment timestamp with time zone, first_seq bigint, last_seq bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ WITH RECURSIVE halves AS (
+       SELECT first_seq AS low, last_seq + 1 AS high
+       UNION ALL
+       SELECT CASE WHEN m.created_at < moment THEN m.seq + 1 ELSE h.low END,
+           CASE WHEN m.created_at < moment THEN h.high ELSE m.seq END
+       FROM halves h
+       CROSS JOIN LATERAL (
+           SELECT seq, created_at FROM messages WHERE thread_id = thread AND seq = (h.low + h.high) / 2 OFFSET 0) m
+       WHERE h.low < h.high
+   )
+   SELECT h.low - 1 FROM halves h WHERE h.low = h.high $$;
+
+--
 -- Name: status_of(bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
 --
 
 CREATE FUNCTION public.status_of(seq bigint, delivered bigint, seen bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT ',"status":"' || CASE WHEN seen >= seq THEN 'read' WHEN delivered >= seq THEN 'delivered' ELSE 'sent' END || '"' $$;
+
+--
+-- Name: tally(text, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.tally(what text, more bigint) RETURNS void
+    LANGUAGE sql
+    AS $$ INSERT INTO tallies AS t (name, shard, count) VALUES (what, pg_backend_pid() % 16, more)
+   ON CONFLICT (name, shard) DO UPDATE SET count = t.count + excluded.count $$;
 
 --
 -- Name: time_json(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
@@ -542,6 +650,33 @@ CREATE TABLE public.client_ids (
 );
 
 --
+-- Name: contacts; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.contacts (
+    id bigint NOT NULL,
+    thread_id bigint NOT NULL,
+    name text NOT NULL,
+    phone_number text,
+    email text,
+    external_id text,
+    notes text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT contacts_phone_number CHECK ((phone_number ~ '^\+[1-9][0-9]{6,14}$'::text))
+);
+
+--
+-- Name: conversation_labels; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.conversation_labels (
+    thread_id bigint NOT NULL,
+    label text NOT NULL
+);
+
+--
 -- Name: deletions; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -613,6 +748,8 @@ CREATE TABLE public.thread_heads (
     deleted_at timestamp with time zone,
     last_xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
     member_count bigint DEFAULT 0 NOT NULL,
+    archived_seq bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT thread_heads_archived CHECK (((archived_seq >= 0) AND (archived_seq <= last_seq))),
     CONSTRAINT thread_heads_counts CHECK ((((message_count >= 0) AND (message_count <= last_seq)) AND ((last_deleted_seq >= 0) AND (last_deleted_seq <= last_seq)) AND ((log_floor >= 0) AND (log_floor <= last_rev)))),
     CONSTRAINT thread_heads_member_count CHECK ((member_count >= 0))
 )
@@ -625,30 +762,30 @@ WITH (fillfactor='50');
 CREATE TABLE public.threads (
     id bigint NOT NULL,
     kind text NOT NULL,
-    history text GENERATED ALWAYS AS (
-CASE kind
-    WHEN 'channel'::text THEN 'all'::text
-    ELSE 'joined'::text
-END) STORED NOT NULL,
     title text,
     created_by bigint,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     listed boolean DEFAULT true NOT NULL,
-    CONSTRAINT threads_kind CHECK ((kind = ANY (ARRAY['direct'::text, 'group'::text, 'channel'::text]))),
+    history text GENERATED ALWAYS AS (
+CASE
+    WHEN (kind = ANY (ARRAY['channel'::text, 'contact'::text])) THEN 'all'::text
+    ELSE 'joined'::text
+END) STORED NOT NULL,
+    CONSTRAINT threads_kind CHECK ((kind = ANY (ARRAY['direct'::text, 'group'::text, 'channel'::text, 'contact'::text]))),
     CONSTRAINT threads_title CHECK (((title IS NULL) = (kind = 'direct'::text)))
 );
 
 --
--- Name: doors; Type: VIEW; Schema: public; Owner: -
+-- Name: own_doors; Type: VIEW; Schema: public; Owner: -
 --
 
-CREATE VIEW public.doors WITH (security_invoker='true') AS
+CREATE VIEW public.own_doors WITH (security_invoker='true') AS
  SELECT m.user_id,
     m.thread_id,
     m.role,
     m.joined_rev,
     m.joined_seq,
-    m.read_seq,
+    GREATEST(m.read_seq, h.archived_seq) AS read_seq,
     t.kind,
     t.history,
     t.title,
@@ -666,11 +803,81 @@ CREATE VIEW public.doors WITH (security_invoker='true') AS
     m.delivered_seq,
     m.changed_xid,
     h.last_xid,
-    h.member_count
+    h.member_count,
+    h.archived_seq
    FROM ((public.memberships m
      JOIN public.threads t ON ((t.id = m.thread_id)))
      JOIN public.thread_heads h ON ((h.thread_id = m.thread_id)))
   WHERE ((m.left_rev IS NULL) AND (h.deleted_at IS NULL));
+
+--
+-- Name: doors; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.doors WITH (security_invoker='true') AS
+ SELECT own_doors.user_id,
+    own_doors.thread_id,
+    own_doors.role,
+    own_doors.joined_rev,
+    own_doors.joined_seq,
+    own_doors.read_seq,
+    own_doors.kind,
+    own_doors.history,
+    own_doors.title,
+    own_doors.created_at,
+    own_doors.last_seq,
+    own_doors.last_rev,
+    own_doors.log_floor,
+    own_doors.message_count,
+    own_doors.last_deleted_seq,
+    own_doors.last_message_at,
+    own_doors.muted,
+    own_doors.archived,
+    own_doors.notify,
+    own_doors.seen_seq,
+    own_doors.delivered_seq,
+    own_doors.changed_xid,
+    own_doors.last_xid,
+    own_doors.member_count,
+    own_doors.archived_seq
+   FROM public.own_doors
+UNION ALL
+ SELECT u.id AS user_id,
+    t.id AS thread_id,
+    'moderator'::text AS role,
+    0 AS joined_rev,
+    0 AS joined_seq,
+    GREATEST(h.archived_seq,
+        CASE
+            WHEN (COALESCE(u.staff_since, u.created_at) <= t.created_at) THEN (0)::bigint
+            WHEN (COALESCE(u.staff_since, u.created_at) > h.last_message_at) THEN h.last_seq
+            ELSE public.seq_before(t.id, COALESCE(u.staff_since, u.created_at), (h.archived_seq + 1), h.last_seq)
+        END) AS read_seq,
+    t.kind,
+    t.history,
+    t.title,
+    t.created_at,
+    h.last_seq,
+    h.last_rev,
+    h.log_floor,
+    h.message_count,
+    h.last_deleted_seq,
+    h.last_message_at,
+    false AS muted,
+    false AS archived,
+    'all'::text AS notify,
+    0 AS seen_seq,
+    0 AS delivered_seq,
+    '0'::xid8 AS changed_xid,
+    h.last_xid,
+    h.member_count,
+    h.archived_seq
+   FROM ((public.users u
+     JOIN public.threads t ON ((t.kind = 'contact'::text)))
+     JOIN public.thread_heads h ON ((h.thread_id = t.id)))
+  WHERE ((u.role <> 'member'::text) AND (u.deactivated_at IS NULL) AND (h.deleted_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM public.memberships m
+          WHERE ((m.thread_id = t.id) AND (m.user_id = u.id) AND (m.left_rev IS NULL))))));
 
 --
 -- Name: imports; Type: TABLE; Schema: public; Owner: -
@@ -681,6 +888,19 @@ CREATE TABLE public.imports (
     source text NOT NULL,
     records bigint NOT NULL,
     digest bytea NOT NULL
+);
+
+--
+-- Name: inbound_ids; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.inbound_ids (
+    bot_id bigint NOT NULL,
+    external_id text NOT NULL,
+    thread_id bigint NOT NULL,
+    seq bigint NOT NULL,
+    body_hash bytea NOT NULL,
+    CONSTRAINT inbound_ids_hash CHECK ((octet_length(body_hash) = 32))
 );
 
 --
@@ -765,7 +985,11 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
                     WHEN 'joined'::text THEN d.joined_seq
                     ELSE (0)::bigint
                 END AS floor,
-            (((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
+            ((((((((((((((((((((((((('{"id":'::text || d.thread_id) || ',"kind":"'::text) || d.kind) || '","history":"'::text) || d.history) || '"'::text) || ',"title":'::text) || COALESCE((to_json(d.title))::text, 'null'::text)) || ',"createdAt":'::text) || public.time_json(d.created_at)) ||
+                CASE
+                    WHEN (d.archived_seq = 0) THEN ''::text
+                    ELSE (',"archivedBefore":'::text || (d.archived_seq + 1))
+                END) || ',"lastSeq":'::text) || d.last_seq) || ',"lastRev":'::text) || d.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
                    FROM public.log_epoch)) || '.'::text) || d.thread_id) || '.'::text) || d.last_rev) || '"'::text) || ',"lastMessageAt":'::text) || COALESCE(public.time_json(d.last_message_at), 'null'::text)) || ',"lastMessage":'::text) AS head,
             COALESCE(( SELECT ((((((('{"seq":'::text || m.seq) || ',"author":'::text) || public.author_json(a.*)) || ',"text":'::text) || (to_json("left"(m.text, 200)))::text) ||
                         CASE
@@ -779,8 +1003,11 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
                    FROM public.memberships s
                   WHERE ((s.thread_id = d.thread_id) AND (s.user_id = d.user_id) AND (s.joined_seq < d.last_seq) AND (s.left_seq >= d.last_seq))))) AS sees_last,
             ((((',"messageCount":'::text || d.message_count) || ',"memberCount":'::text) || d.member_count) ||
-                CASE
-                    WHEN (d.kind = 'channel'::text) THEN ''::text
+                CASE d.kind
+                    WHEN 'channel'::text THEN ''::text
+                    WHEN 'contact'::text THEN ( SELECT (',"contact":'::text || public.conversation_json(n.*))
+                       FROM public.conversations n
+                      WHERE (n.thread_id = d.thread_id))
                     ELSE (',"members":'::text || ( SELECT (('['::text || string_agg((((((((('{"userId":'::text || u.id) || ',"name":'::text) || (to_json(u.name))::text) || ',"username":'::text) || COALESCE((to_json(u.username))::text, 'null'::text)) || ',"role":"'::text) || first.role) || '"}'::text), ','::text ORDER BY first.user_id)) || ']'::text)
                        FROM (( SELECT o.user_id,
                                 o.role
@@ -800,7 +1027,11 @@ CREATE VIEW public.my_threads WITH (security_invoker='true') AS
 
 CREATE VIEW public.open_channels WITH (security_invoker='true') AS
  SELECT t.id AS thread_id,
-    (((((((((((((((((((((((('{"id":'::text || t.id) || ',"kind":"channel","history":"all","title":'::text) || (to_json(t.title))::text) || ',"createdAt":'::text) || public.time_json(t.created_at)) || ',"lastSeq":'::text) || h.last_seq) || ',"lastRev":'::text) || h.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
+    ((((((((((((((((((((((((('{"id":'::text || t.id) || ',"kind":"channel","history":"all","title":'::text) || (to_json(t.title))::text) || ',"createdAt":'::text) || public.time_json(t.created_at)) ||
+        CASE
+            WHEN (h.archived_seq = 0) THEN ''::text
+            ELSE (',"archivedBefore":'::text || (h.archived_seq + 1))
+        END) || ',"lastSeq":'::text) || h.last_seq) || ',"lastRev":'::text) || h.last_rev) || ',"streamCursor":"'::text) || ( SELECT log_epoch.epoch
            FROM public.log_epoch)) || '.'::text) || t.id) || '.'::text) || h.last_rev) || '","lastMessageAt":'::text) || COALESCE(public.time_json(h.last_message_at), 'null'::text)) || ',"lastMessage":null,"messageCount":'::text) || h.message_count) || ',"memberCount":'::text) || h.member_count) || ',"unreadCount":0,"mentionCount":0,"firstUnreadSeq":null,"lastReadSeq":'::text) || h.last_seq) || ',"role":null}'::text) AS thread
    FROM (public.threads t
      JOIN public.thread_heads h ON ((h.thread_id = t.id)))
@@ -867,7 +1098,7 @@ ALTER TABLE public.sessions ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY
 CREATE VIEW public.sights WITH (security_invoker='true') AS
  SELECT d.user_id,
     d.thread_id,
-    stretch.low,
+    GREATEST(stretch.low, d.archived_seq) AS low,
     stretch.high
    FROM (public.doors d
      CROSS JOIN LATERAL ( SELECT (0)::bigint AS low,
@@ -878,7 +1109,7 @@ CREATE VIEW public.sights WITH (security_invoker='true') AS
             COALESCE(s.left_seq, d.last_seq) AS "coalesce"
            FROM public.memberships s
           WHERE ((d.history = 'joined'::text) AND (s.thread_id = d.thread_id) AND (s.user_id = d.user_id))) stretch)
-  WHERE (stretch.low < stretch.high);
+  WHERE (GREATEST(stretch.low, d.archived_seq) < stretch.high);
 
 --
 -- Name: spent_tokens; Type: TABLE; Schema: public; Owner: -
@@ -889,6 +1120,17 @@ CREATE TABLE public.spent_tokens (
     session_id bigint NOT NULL,
     spent_at timestamp with time zone DEFAULT now() NOT NULL
 );
+
+--
+-- Name: tallies; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.tallies (
+    name text NOT NULL,
+    shard smallint NOT NULL,
+    count bigint NOT NULL
+)
+WITH (fillfactor='50');
 
 --
 -- Name: threads_id_seq; Type: SEQUENCE; Schema: public; Owner: -
@@ -969,6 +1211,34 @@ ALTER TABLE ONLY public.client_ids
     ADD CONSTRAINT client_ids_pkey PRIMARY KEY (thread_id, author_id, client_id);
 
 --
+-- Name: contacts contacts_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.contacts
+    ADD CONSTRAINT contacts_pkey PRIMARY KEY (id);
+
+--
+-- Name: contacts contacts_thread_id_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.contacts
+    ADD CONSTRAINT contacts_thread_id_key UNIQUE (thread_id);
+
+--
+-- Name: conversation_labels conversation_labels_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversation_labels
+    ADD CONSTRAINT conversation_labels_pkey PRIMARY KEY (thread_id, label);
+
+--
+-- Name: conversations conversations_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversations
+    ADD CONSTRAINT conversations_pkey PRIMARY KEY (thread_id);
+
+--
 -- Name: deletions deletions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -995,6 +1265,13 @@ ALTER TABLE ONLY public.direct_pairs
 
 ALTER TABLE ONLY public.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (thread_id, source);
+
+--
+-- Name: inbound_ids inbound_ids_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.inbound_ids
+    ADD CONSTRAINT inbound_ids_pkey PRIMARY KEY (bot_id, external_id);
 
 --
 -- Name: invites invites_pkey; Type: CONSTRAINT; Schema: public; Owner: -
@@ -1109,6 +1386,13 @@ ALTER TABLE ONLY public.spent_tokens
     ADD CONSTRAINT spent_tokens_pkey PRIMARY KEY (hash);
 
 --
+-- Name: tallies tallies_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.tallies
+    ADD CONSTRAINT tallies_pkey PRIMARY KEY (name, shard);
+
+--
 -- Name: thread_heads thread_heads_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1159,6 +1443,60 @@ CREATE INDEX audit_subject ON public.audit USING btree (subject_id, act, id);
 --
 
 CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
+
+--
+-- Name: contacts_by_name; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX contacts_by_name ON public.contacts USING btree (lower(name), id) WHERE (deleted_at IS NULL);
+
+--
+-- Name: contacts_by_part; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX contacts_by_part ON public.contacts USING gin (public.contact_grams(name, phone_number, email)) WHERE (deleted_at IS NULL);
+
+--
+-- Name: contacts_external_id_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX contacts_external_id_key ON public.contacts USING btree (external_id) WHERE (deleted_at IS NULL);
+
+--
+-- Name: contacts_phone_number_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX contacts_phone_number_key ON public.contacts USING btree (phone_number) WHERE (deleted_at IS NULL);
+
+--
+-- Name: conversation_labels_by_label; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversation_labels_by_label ON public.conversation_labels USING btree (label, thread_id);
+
+--
+-- Name: conversations_by_assignee; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversations_by_assignee ON public.conversations USING btree (assignee_id, last_at, thread_id) WHERE ((assignee_id IS NOT NULL) AND (last_at IS NOT NULL));
+
+--
+-- Name: conversations_by_status; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversations_by_status ON public.conversations USING btree (status, last_at, thread_id) WHERE (last_at IS NOT NULL);
+
+--
+-- Name: conversations_latest; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversations_latest ON public.conversations USING btree (last_at, thread_id) WHERE (last_at IS NOT NULL);
+
+--
+-- Name: conversations_snoozed; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversations_snoozed ON public.conversations USING btree (snoozed_until) WHERE (status = 'snoozed'::text);
 
 --
 -- Name: direct_pairs_high; Type: INDEX; Schema: public; Owner: -
@@ -1266,7 +1604,7 @@ CREATE INDEX users_by_username ON public.users USING btree (lower(username) text
 -- Name: users_deactivated; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX users_deactivated ON public.users USING btree (id) WHERE (deactivated_at IS NOT NULL);
+CREATE INDEX users_deactivated ON public.users USING btree (id) WHERE ((deactivated_at IS NOT NULL) AND (kind <> 'contact'::text));
 
 --
 -- Name: users_email_key; Type: INDEX; Schema: public; Owner: -
@@ -1299,6 +1637,30 @@ CREATE UNIQUE INDEX users_username_key ON public.users USING btree (lower(userna
 CREATE TRIGGER audit_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION public.audit_refuse();
 
 --
+-- Name: contacts contacts_added; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER contacts_added AFTER INSERT ON public.contacts REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.contacts_tally();
+
+--
+-- Name: contacts contacts_changed; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER contacts_changed AFTER UPDATE ON public.contacts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.contacts_tally();
+
+--
+-- Name: conversations conversations_added; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER conversations_added AFTER INSERT ON public.conversations FOR EACH ROW WHEN ((new.last_at IS NOT NULL)) EXECUTE FUNCTION public.conversations_tally();
+
+--
+-- Name: conversations conversations_changed; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER conversations_changed AFTER UPDATE ON public.conversations FOR EACH ROW WHEN (((old.status <> new.status) OR ((old.last_at IS NULL) <> (new.last_at IS NULL)))) EXECUTE FUNCTION public.conversations_tally();
+
+--
 -- Name: api_keys api_keys_created_by_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1325,6 +1687,48 @@ ALTER TABLE ONLY public.blocks
 
 ALTER TABLE ONLY public.blocks
     ADD CONSTRAINT blocks_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+
+--
+-- Name: contacts contacts_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.contacts
+    ADD CONSTRAINT contacts_id_fkey FOREIGN KEY (id) REFERENCES public.users(id);
+
+--
+-- Name: contacts contacts_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.contacts
+    ADD CONSTRAINT contacts_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.threads(id);
+
+--
+-- Name: conversation_labels conversation_labels_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversation_labels
+    ADD CONSTRAINT conversation_labels_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.conversations(thread_id);
+
+--
+-- Name: conversations conversations_assignee_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversations
+    ADD CONSTRAINT conversations_assignee_id_fkey FOREIGN KEY (assignee_id) REFERENCES public.users(id);
+
+--
+-- Name: conversations conversations_contact_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversations
+    ADD CONSTRAINT conversations_contact_id_fkey FOREIGN KEY (contact_id) REFERENCES public.contacts(id);
+
+--
+-- Name: conversations conversations_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversations
+    ADD CONSTRAINT conversations_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.threads(id);
 
 --
 -- Name: direct_pairs direct_pairs_high_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -

@@ -61,7 +61,7 @@ def problems(route: "Route") -> dict[int, tuple[str, ...]]:
     if route.access != "OPEN":
         add(401, "unauthorized", "token_expired", "session_ended")
         add(403, "wrong_key", *(() if route.method == "GET" else ("csrf",)))
-    if route.access == "ADMIN":
+    if route.access in ("STAFF", "GATEWAY", "ADMIN"):
         add(403, "forbidden")
     if route.places:
         add(404, "not_found")

@@ -95,6 +95,11 @@ class Route:
 
 
 NO_STORE = (b"Cache-Control", b"no-store")  # an answer is somebody's, or of this moment
+ROLES: dict[Access, tuple[tuple[str, ...], str]] = {  # who is let in by role, and how they are called
+    "STAFF": (("agent", "admin"), "agents and admins"),
+    "GATEWAY": (("agent", "admin"), "bots, agents and admins"),
+    "ADMIN": (("admin",), "admins of the server"),
+}
 IDENTIFIER = re.compile("[1-9][0-9]{0,18}")
 THREAD = "/api/threads/<thread_id:id>"
 REACTION = f"{THREAD}/messages/<seq:id>/reactions/<emoji:str>"
@@ -229,7 +234,9 @@ def _endpoint(route: Route) -> Handler:
                 caller = await _caller(request, route)
                 ctx.user_id, ctx.session_id = caller.user_id, caller.session_id
             ctx.rate = await request.app.ctx.limits.pass_(request, route.cost)
-            if caller is not None and (caller.kind != "user" or route.access in ("ADMIN", "HOST")):
+            if caller is not None and (
+                caller.kind != "user" or route.access in ROLES or route.access == "HOST"
+            ):
                 await _admit(request, route, caller)
             if takes_query and route.query is not None:
                 given["query"] = read_query(request, route.query)
@@ -284,12 +291,13 @@ async def _admit(request: Request, route: Route, caller: Caller) -> None:
         caller.kind == "bot" and route.access == "PERSON"
     ):
         raise Forbidden("This is not for the kind of key that was shown.", code="wrong_key")
-    if route.access == "ADMIN":
+    if route.access in ROLES and (route.access != "GATEWAY" or caller.kind != "bot"):
+        roles, whom = ROLES[route.access]
         role = await users.role(request.app.ctx.db, user_id=caller.user_id)
         if role is None:
             raise Unauthorized()
-        if role != "admin":
-            raise Forbidden("This is for admins of the server.")
+        if role not in roles:
+            raise Forbidden(f"This is for {whom}.")
 
 
 def answer_to(error: Exception, request_id: str) -> HTTPResponse:

@@ -3,7 +3,7 @@
 
 -- name: sample :exec
 -- 5,000 people, 2,000 threads, 27,500 messages that came interleaved: a fifth of the first 300 threads has
--- most of them, one has 4,000; the others are direct threads. Fewer than 30,000 rows in each table, so that ANALYZE reads all of them and
+-- most of them, one has 4,000; the others are direct threads. 1,500 contacts with a message each. Fewer than 30,000 rows in each table, so that ANALYZE reads all of them and
 -- the plans are the same each time.
 -- params:
 -- cli:    make generate
@@ -128,6 +128,36 @@ WITH people AS (
 ), edited AS (
     INSERT INTO message_edits (thread_id, seq, rev, text, at)
     SELECT thread_id, seq, n, 'What was said before.', at FROM message, generate_series(1, 2) n WHERE seq % 7 = 3
+), contacts_numbered AS (
+    SELECT i, 6000 + i AS id, 3000 + i AS thread_id, timestamptz '2026-03-01' + i * 7919 % 1500 * interval '10 minutes' AS at
+    FROM generate_series(1, 1500) i
+), contact_account AS (
+    INSERT INTO users (id, kind, name, deactivated_at) SELECT id, 'contact', 'Contact ' || i, now() FROM contacts_numbered
+), contact_thread AS (
+    INSERT INTO threads (id, kind, title, created_at) SELECT thread_id, 'contact', 'Contact ' || i, '2026-02-01' FROM contacts_numbered
+), contact_head AS (
+    INSERT INTO thread_heads (thread_id, last_seq, last_rev, message_count, last_message_at)
+    SELECT thread_id, 1, 1, 1, at FROM contacts_numbered
+), contact_member AS (
+    -- The contact, and of the staff who has read there.
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, role, read_seq)
+    SELECT thread_id, id, 0, 0, 'member', 1 FROM contacts_numbered
+    UNION ALL SELECT thread_id, 100, 0, 0, 'moderator', 1 FROM contacts_numbered WHERE i % 10 = 0
+), contact AS (
+    INSERT INTO contacts (id, thread_id, name, phone_number, email, external_id)
+    SELECT id, thread_id, 'Contact ' || i, '+491510000' || 1000 + i, 'contact' || i || '@example.org', 'crm:' || i FROM contacts_numbered
+), conversation AS (
+    INSERT INTO conversations (thread_id, contact_id, last_at, status, snoozed_until, assignee_id)
+    SELECT thread_id, id, at, (ARRAY['open', 'open', 'closed', 'snoozed'])[1 + i % 4],
+        CASE WHEN i % 4 = 3 THEN timestamptz '2036-01-01' + i * interval '1 minute' END, CASE WHEN i % 3 = 0 THEN 100 * (1 + i % 40) END
+    FROM contacts_numbered
+), label AS (
+    INSERT INTO conversation_labels (thread_id, label) SELECT thread_id, 'label ' || i % 20 FROM contacts_numbered
+), inbound AS (
+    INSERT INTO inbound_ids (bot_id, external_id, thread_id, seq, body_hash)
+    SELECT 5001, 'sms ' || i, thread_id, 1, sha256('sample') FROM contacts_numbered
+), contact_log AS (
+    INSERT INTO changes (thread_id, rev, kind, seq, xid) SELECT thread_id, 1, 'message', 1, (600 + i / 50)::text::xid8 FROM contacts_numbered
 ), head AS (
     INSERT INTO thread_heads (thread_id, last_seq, last_rev, log_floor, message_count, last_deleted_seq, last_message_at,
         member_count)
@@ -140,8 +170,10 @@ WITH people AS (
 INSERT INTO messages (thread_id, seq, rev, author_id, reply_to, client_id, text, created_at, deleted_at, reactions,
     pinned_at)
 SELECT thread_id, seq, seq + 100, author_id, CASE WHEN seq % 10 = 0 THEN seq - 3 END, 'client ' || i,
-    CASE WHEN seq % 50 = 0 THEN '' ELSE repeat('Words and more words. ', 1 + i * 7 % 9) END, at,
+    CASE WHEN seq % 50 = 0 THEN '' ELSE repeat('Words and more words. ', 1 + i * 7 % 9) END, at AS created_at,
     CASE WHEN seq % 50 = 0 THEN at END, CASE WHEN seq % 11 = 0 THEN '[{"emoji":"👍","count":5}]'::jsonb END,
     CASE WHEN seq % 20 = 3 THEN at END
 FROM message
-ORDER BY i;
+UNION ALL
+SELECT thread_id, 1, 1, id, NULL, NULL, 'Words of contact ' || i, at, NULL, NULL, NULL FROM contacts_numbered
+ORDER BY created_at;

@@ -1,5 +1,6 @@
 -- messages.sql: the log of a thread.
--- Writes messages, client_ids, mentions, message_edits, deletions, the message changes, and thread_heads with them; the
+-- Writes messages, client_ids, mentions, message_edits, deletions, the message changes, and thread_heads and conversations
+-- (else: inbox.sql) with them; the
 -- sender's cursors and marks (else: receipts.sql); takes reactions and pins away with a message (else: reactions.sql,
 -- pins.sql).
 -- OFFSET 0 keeps a lookup one: joined freely, a plan made while a thread was thought short reads all of it for each row.
@@ -225,10 +226,10 @@ WHERE p.thread_id = :thread_id AND p.seq = :seq
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea),
 --         handles (text[]: who is mentioned if they are members)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
--- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey; one row each, and in
---         members_named one of three indexes for each handle
+-- plan:   memberships_open/memberships_mine, client_ids_pkey, thread_heads_pkey, users_pkey, conversations_pkey; one row
+--         each, and in members_named one of three indexes for each handle
 -- locks:  the sender's membership, the quoted message (shared: a steady stream of replies can hold up its
---         deletion), then the head of the thread
+--         deletion), then the head of the thread, of a contact thread its conversation
 WITH door AS (
     -- Locked: two sends of one person queue here, and a removal or block that wins the race is seen.
     SELECT m.thread_id, m.user_id, m.joined_rev, m.blocked, m.seen_seq, m.seen_at, m.delivered_seq, m.delivered_at,
@@ -262,6 +263,14 @@ WITH door AS (
         AND NOT EXISTS (SELECT FROM seen)
         AND (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted))
     RETURNING h.last_seq, h.last_rev, h.last_message_at, h.member_count
+), conversation AS (
+    -- Of a contact thread its place in the inbox; what the contact says opens it again.
+    UPDATE conversations n
+    SET last_at = head.last_message_at,
+        status = CASE WHEN n.contact_id = :user_id THEN 'open' ELSE n.status END,
+        snoozed_until = CASE WHEN n.contact_id = :user_id THEN NULL ELSE n.snoozed_until END
+    FROM head
+    WHERE n.thread_id = :thread_id
 ), once AS (
     INSERT INTO client_ids (thread_id, author_id, client_id, seq, body_hash)
     SELECT :thread_id, :user_id, :client_id::text, last_seq, :body_hash FROM head WHERE :client_id::text IS NOT NULL

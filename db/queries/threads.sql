@@ -12,8 +12,8 @@
 -- plan:   memberships_mine; in proportion to one's own threads; of deleted messages their counters
 WITH page AS (
     SELECT d.thread_id, coalesce(d.last_message_at, d.created_at) AS active_at
-    FROM doors d
-    WHERE d.user_id = :user_id AND d.archived = :archived
+    FROM own_doors d
+    WHERE d.user_id = :user_id AND d.archived = :archived AND d.kind <> 'contact'  -- these: inbox.sql
         AND (:kind::text IS NULL OR d.kind = :kind)
         AND (:search::text IS NULL OR strpos(lower(d.title), lower(:search)) > 0)
         AND (coalesce(d.last_message_at, d.created_at), d.thread_id) < (:before_at::timestamptz, :before_id::bigint)
@@ -36,7 +36,8 @@ SELECT coalesce('[' || string_agg(v.thread, ',' ORDER BY k.active_at DESC, k.thr
     min(k.active_at) AS active_at,
     (array_agg(k.thread_id ORDER BY k.active_at, k.thread_id))[1] AS thread_id
 FROM kept k
-JOIN my_threads v ON v.thread_id = k.thread_id AND v.user_id = :user_id;
+CROSS JOIN LATERAL (
+    SELECT v.thread FROM my_threads v WHERE v.thread_id = k.thread_id AND v.user_id = :user_id OFFSET 0) v;
 
 -- name: get :json
 -- One thread as a member sees it. No row when not a member.

@@ -19,8 +19,9 @@ SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # a request id that may stand 
 
 # OPEN: anybody. USER: whoever is signed in, bots included. PERSON: the same without bots. STREAM: as USER,
 # and by ?token= too, for EventSource can't set headers. ADMIN: a user of that role for the whole server.
-# HOST: a host application, by its key; it may call nothing else.
-Access = Literal["OPEN", "USER", "PERSON", "STREAM", "ADMIN", "HOST"]
+# STAFF: agents and admins. GATEWAY: bots, and the staff. HOST: a host application, by its key; it may call
+# nothing else.
+Access = Literal["OPEN", "USER", "PERSON", "STREAM", "STAFF", "GATEWAY", "ADMIN", "HOST"]
 Kind = Literal["user", "bot", "host"]
 
 
