@@ -107,6 +107,36 @@ CREATE FUNCTION public.contact_grams(name text, phone_number text, email text) R
    FROM (SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n') AS text) said $$;
 
 --
+-- Name: contacts; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.contacts (
+    id bigint NOT NULL,
+    thread_id bigint NOT NULL,
+    name text NOT NULL,
+    phone_number text,
+    email text,
+    external_id text,
+    notes text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT contacts_phone_number CHECK ((phone_number ~ '^\+[1-9][0-9]{6,14}$'::text))
+);
+
+--
+-- Name: contact_json(public.contacts); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contact_json(c public.contacts) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || c.id || ',"threadId":' || c.thread_id || ',"name":' || to_json(c.name)::text
+    || ',"phoneNumber":' || coalesce(to_json(c.phone_number)::text, 'null')
+    || ',"email":' || coalesce(to_json(c.email)::text, 'null')
+    || ',"externalId":' || coalesce(to_json(c.external_id)::text, 'null') || ',"notes":' || to_json(c.notes)::text
+    || ',"createdAt":' || time_json(c.created_at) || ',"updatedAt":' || time_json(c.updated_at) || '}' $$;
+
+--
 -- Name: contacts_tally(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -647,24 +677,6 @@ CREATE TABLE public.client_ids (
     seq bigint NOT NULL,
     body_hash bytea NOT NULL,
     CONSTRAINT client_ids_hash CHECK ((octet_length(body_hash) = 32))
-);
-
---
--- Name: contacts; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.contacts (
-    id bigint NOT NULL,
-    thread_id bigint NOT NULL,
-    name text NOT NULL,
-    phone_number text,
-    email text,
-    external_id text,
-    notes text DEFAULT ''::text NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    deleted_at timestamp with time zone,
-    CONSTRAINT contacts_phone_number CHECK ((phone_number ~ '^\+[1-9][0-9]{6,14}$'::text))
 );
 
 --

@@ -57,6 +57,13 @@ $$ SELECT array_to_tsvector(ARRAY(
    FROM (SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n') AS text) said $$;
 CREATE INDEX contacts_by_part ON contacts USING gin (contact_grams(name, phone_number, email)) WHERE deleted_at IS NULL;
 
+CREATE FUNCTION contact_json(c contacts) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT '{"id":' || c.id || ',"threadId":' || c.thread_id || ',"name":' || to_json(c.name)::text
+    || ',"phoneNumber":' || coalesce(to_json(c.phone_number)::text, 'null')
+    || ',"email":' || coalesce(to_json(c.email)::text, 'null')
+    || ',"externalId":' || coalesce(to_json(c.external_id)::text, 'null') || ',"notes":' || to_json(c.notes)::text
+    || ',"createdAt":' || time_json(c.created_at) || ',"updatedAt":' || time_json(c.updated_at) || '}' $$;
+
 -- The narrow part of a contact thread that each message changes, so that what is in order of it needs no index on
 -- thread_heads. last_at: of the latest message; null while there is none (or the contact is gone), and then it is in no list.
 CREATE TABLE conversations (
@@ -303,7 +310,7 @@ $$ SELECT array_agg(u.id ORDER BY u.id)
 -- migrate:down
 
 DROP VIEW open_channels, my_threads, sights, doors, own_doors;
-DROP FUNCTION seq_before, conversation_json;
+DROP FUNCTION seq_before, conversation_json, contact_json;
 DROP TABLE tallies, inbound_ids, conversation_labels, conversations, contacts;
 DROP FUNCTION conversations_tally, contacts_tally, tally, contact_grams;
 -- What cannot be said in the older schema goes: contacts, their threads and what was said in them.
