@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import asyncpg
 from sanic import Request
@@ -14,6 +14,7 @@ from server.base.errors import Conflict, Forbidden, Invalid, NotFound, Unauthori
 from server.base.http import Body, Query, answers, empty, json_bytes, whole
 
 Role = Literal["admin", "moderator", "member"]
+T = TypeVar("T")
 
 
 @query
@@ -49,9 +50,25 @@ async def set_role(db: Db, *, thread_id: int, member_id: int, role: str) -> int 
 
 
 @query
+async def enter(db: Db, *, user_id: int, thread_id: int) -> bool | None: ...
+
+
+@query
 async def settle(
     db: Db, *, user_id: int, thread_id: int, muted: bool | None, archived: bool | None, notify: str | None
 ) -> int | None: ...
+
+
+async def inside(db: Db, user_id: int, thread_id: int, act: Callable[[], Awaitable[T | None]]) -> T | None:
+    """What somebody does in a thread; None: they are not in it, or there is nothing to do it to.
+
+    Of the staff anybody may act in a contact thread, and their first act makes them a member. So it is tried as for
+    everybody, and again when that has opened the door: other threads pay nothing for it.
+    """
+    done = await act()
+    if done is None and await enter(db, user_id=user_id, thread_id=thread_id):
+        done = await act()
+    return done
 
 
 class MemberQuery(Query):

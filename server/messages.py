@@ -3,8 +3,9 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import asyncpg
@@ -13,7 +14,7 @@ from msgspec import Meta
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import blocks, shapes
+from server import blocks, members, shapes
 from server.base.db import Connections, Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
@@ -245,8 +246,13 @@ async def _send(
     who["body_hash"] = body_hash(body)
     try:
         async with ctx.turns.of(thread_id):  # they would wait for the head of the thread anyway
-            row = await send(
-                ctx.db, **who, text=body.text, reply_to=body.replyTo, handles=handles_of(body.text)
+            row = await members.inside(
+                ctx.db,
+                user_id,
+                thread_id,
+                lambda: send(
+                    ctx.db, **who, text=body.text, reply_to=body.replyTo, handles=handles_of(body.text)
+                ),
             )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "client_ids_pkey":
@@ -295,9 +301,9 @@ def body_hash(body: NewMessage) -> bytes:
 @answers({200: shapes.MessageAnswer}, {403: "forbidden blocked", 409: "message_deleted"})
 async def patch_message(request: Request, thread_id: int, seq: int, body: NewText) -> HTTPResponse:
     """Edit: the author. The same text again changes nothing."""
-    ctx = request.app.ctx
-    work = edit(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, text=body.text)
-    row = await ctx.tasks.finish(change(ctx, thread_id, work))
+    ctx, me = request.app.ctx, request.ctx.user_id
+    work = partial(edit, ctx.db, user_id=me, thread_id=thread_id, seq=seq, text=body.text)
+    row = await ctx.tasks.finish(change(ctx, me, thread_id, work))
     if row is None:
         raise NotFound()
     if not row["own"]:
@@ -333,9 +339,8 @@ async def list_edits(request: Request, thread_id: int, seq: int, query: EditQuer
 @answers({204: None}, {403: "forbidden"})
 async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Delete: the author, moderators and admins. Its place and seq stay, its text is gone; again is 204 too."""
-    ctx = request.app.ctx
-    work = _remove(ctx.db, request.ctx.user_id, thread_id, seq)
-    row = await ctx.tasks.finish(change(ctx, thread_id, work))
+    ctx, me = request.app.ctx, request.ctx.user_id
+    row = await ctx.tasks.finish(change(ctx, me, thread_id, partial(_remove, ctx.db, me, thread_id, seq)))
     if row is None or row["gone"]:
         raise NotFound()
     if not row["allowed"]:
@@ -356,9 +361,11 @@ def deleted() -> Conflict:
     return Conflict("This message has been deleted.", code="message_deleted")
 
 
-async def change(ctx: Any, thread_id: int, work: Awaitable[asyncpg.Record | None]) -> asyncpg.Record | None:
-    """Commit, then ring, if anything has changed."""
-    row = await work
+async def change(
+    ctx: Any, user_id: int, thread_id: int, work: Callable[[], Awaitable[asyncpg.Record | None]]
+) -> asyncpg.Record | None:
+    """Commit what somebody does to a message, then ring, if anything has changed."""
+    row = await members.inside(ctx.db, user_id, thread_id, work)
     if row is not None and row["rev"] is not None:
         ctx.bus.ring(thread_id, row["rev"])
     return row

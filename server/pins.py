@@ -1,5 +1,6 @@
 """What is pinned to the wall of a thread. SQL: db/queries/pins.sql."""
 
+from functools import partial
 from typing import Annotated
 
 import asyncpg
@@ -36,9 +37,9 @@ class PinQuery(Query):
 @answers({204: None}, {403: "blocked", 409: "message_deleted"})
 async def put_pin(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Pin a message: any member; again is 204 too, and changes nothing."""
-    ctx = request.app.ctx
-    work = add(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
-    row = await ctx.tasks.finish(messages.change(ctx, thread_id, work))
+    ctx, me = request.app.ctx, request.ctx.user_id
+    work = partial(add, ctx.db, user_id=me, thread_id=thread_id, seq=seq)
+    row = await ctx.tasks.finish(messages.change(ctx, me, thread_id, work))
     if row is None or row["gone"]:
         raise NotFound()
     if row["blocked"]:
@@ -51,9 +52,9 @@ async def put_pin(request: Request, thread_id: int, seq: int) -> HTTPResponse:
 @answers({204: None}, {403: "blocked"})
 async def delete_pin(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Take a pin off: any member; 204 also when there is none (any more), as of a deleted message."""
-    ctx = request.app.ctx
-    work = take(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
-    row = await ctx.tasks.finish(messages.change(ctx, thread_id, work))
+    ctx, me = request.app.ctx, request.ctx.user_id
+    work = partial(take, ctx.db, user_id=me, thread_id=thread_id, seq=seq)
+    row = await ctx.tasks.finish(messages.change(ctx, me, thread_id, work))
     if row is None:
         raise NotFound()
     if row["blocked"]:

@@ -1,7 +1,8 @@
 """What people answer a message with, in a sign. SQL: db/queries/reactions.sql."""
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,11 +49,9 @@ async def put_reaction(request: Request, thread_id: int, seq: int, emoji: str) -
 
     One person may have several. 409 when there are reactions of 20 kinds already and this were another.
     """
-    ctx, said = request.app.ctx, emoji_of(emoji)
-    work = add(
-        ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, emoji=said, most_kinds=KINDS
-    )
-    row = await ctx.tasks.finish(_change(ctx, thread_id, work))
+    ctx, me, said = request.app.ctx, request.ctx.user_id, emoji_of(emoji)
+    work = partial(add, ctx.db, user_id=me, thread_id=thread_id, seq=seq, emoji=said, most_kinds=KINDS)
+    row = await ctx.tasks.finish(_change(ctx, me, thread_id, work))
     if row is None:
         raise NotFound()
     if row["blocked"]:
@@ -69,15 +68,17 @@ async def put_reaction(request: Request, thread_id: int, seq: int, emoji: str) -
 @answers({204: None}, {422: "invalid"})
 async def delete_reaction(request: Request, thread_id: int, seq: int, emoji: str) -> HTTPResponse:
     """Take a reaction of mine back; 204 also when there is none (any more), as of a deleted message."""
-    ctx, said = request.app.ctx, emoji_of(emoji)
-    work = take(ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq, emoji=said)
-    if await ctx.tasks.finish(_change(ctx, thread_id, work)) is None:
+    ctx, me, said = request.app.ctx, request.ctx.user_id, emoji_of(emoji)
+    work = partial(take, ctx.db, user_id=me, thread_id=thread_id, seq=seq, emoji=said)
+    if await ctx.tasks.finish(_change(ctx, me, thread_id, work)) is None:
         raise NotFound()
     return empty()
 
 
-async def _change(ctx: Any, thread_id: int, work: Awaitable[asyncpg.Record | None]) -> asyncpg.Record | None:
+async def _change(
+    ctx: Any, user_id: int, thread_id: int, work: Callable[[], Awaitable[asyncpg.Record | None]]
+) -> asyncpg.Record | None:
     async with ctx.turns.of(
         thread_id
     ):  # many react at once, mostly to one message: they would wait for its row
-        return await messages.change(ctx, thread_id, work)
+        return await messages.change(ctx, user_id, thread_id, work)

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import asyncpg
@@ -9,7 +10,7 @@ import orjson
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import shapes
+from server import members, shapes
 from server.base.db import Db, query
 from server.base.errors import Invalid, NotFound
 from server.base.http import Body, Query, answers, json_bytes, whole
@@ -81,10 +82,10 @@ async def move(
 
 async def _move(ctx: Any, user_id: int, thread_id: int, seq: int, what: str) -> str:
     """Commit, then tell. Runs to its end although the client may be gone."""
-    if what == "unread":
-        row = await unread(ctx.db, user_id=user_id, thread_id=thread_id, seq=seq)
-    else:
-        row = await reach(ctx.db, user_id=user_id, thread_id=thread_id, seq=seq, read=what == "read")
+    work = unread if what == "unread" else partial(reach, read=what == "read")
+    row = await members.inside(
+        ctx.db, user_id, thread_id, partial(work, ctx.db, user_id=user_id, thread_id=thread_id, seq=seq)
+    )
     if row is None:
         raise NotFound()
     if row["beyond"]:

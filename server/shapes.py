@@ -206,6 +206,17 @@ class FirstMember(Shape):
     role: MemberRole
 
 
+class ContactPlace(Shape):
+    """The contact of a contact thread, and its place in the inbox."""
+
+    id: Id
+    phoneNumber: str | None
+    status: Literal["open", "snoozed", "closed"]
+    snoozedUntil: Time | None
+    assigneeId: Id | None
+    labels: list[str]
+
+
 class Thread(Shape):
     """A thread as the caller sees it."""
 
@@ -232,9 +243,14 @@ class Thread(Shape):
         Annotated[Literal["all", "mentions", "none"], Meta(description="one's own; of members only")]
         | UnsetType
     ) = UNSET
-    members: Annotated[list[FirstMember], Meta(description="the first ten; not of channels")] | UnsetType = (
-        UNSET
-    )
+    members: (
+        Annotated[list[FirstMember], Meta(description="the first ten; of direct threads and groups")]
+        | UnsetType
+    ) = UNSET
+    contact: Annotated[ContactPlace, Meta(description="of contact threads")] | UnsetType = UNSET
+    archivedBefore: (
+        Annotated[Seq, Meta(description="messages before this one are no longer here")] | UnsetType
+    ) = UNSET
 
 
 class ThreadAnswer(Shape):

@@ -2,6 +2,7 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Literal
 
 import asyncpg
@@ -281,15 +282,17 @@ async def patch_mine(request: Request, thread_id: int, body: MyThread) -> HTTPRe
 
     An archived thread is left out of my list, and no message brings it back. They end with the membership.
     """
-    work = members.settle(
-        request.app.ctx.db,
-        user_id=request.ctx.user_id,
+    ctx, me = request.app.ctx, request.ctx.user_id
+    work = partial(
+        members.settle,
+        ctx.db,
+        user_id=me,
         thread_id=thread_id,
         muted=body.muted,
         archived=body.archived,
         notify=body.notify,
     )
-    if await request.app.ctx.tasks.finish(work) is None:
+    if await ctx.tasks.finish(members.inside(ctx.db, me, thread_id, work)) is None:
         raise NotFound()
-    request.app.ctx.bus.changed()
+    ctx.bus.changed()
     return await _shown(request, thread_id, status=200)

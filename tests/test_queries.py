@@ -171,7 +171,8 @@ async def test_whoever_is_named_is_looked_up_and_the_members_are_not_read(town: 
         await town.execute("DEALLOCATE named")
     found = list(nodes(json.loads(said)[0]["Plan"]))
     taken = {node.get("Index Name") for node in found}
-    assert {"users_username_key", "blocks_pkey"} <= taken and taken & {"memberships_open", "memberships_mine"}
+    assert "blocks_pkey" in taken and taken & {"users_username_key", "users_by_username"}
+    assert taken & {"memberships_open", "memberships_mine"}
     assert not any(node["Node Type"] == "Seq Scan" for node in found)
     (lookup,) = [node for node in found if node.get("Index Name") in ("memberships_open", "memberships_mine")]
     assert "user_id" in lookup["Index Cond"] and "thread_id" in lookup["Index Cond"]

@@ -4,9 +4,13 @@
 -- be added (users.hold), then the memberships of the two people (hold_members, in the order of user_id), then
 -- the head (hold_head): the order in which a send takes the same rows. What is decided then stays true until
 -- the commit.
+-- In a contact thread there are memberships of the contact and of those of the staff who have done something there, and
+-- of nobody else: whoever loses the role loses them in the same transaction (admin.sql). They are no changes, and
+-- member_count does not count them.
 
 -- name: list :one
--- The people in a thread, by user id: their JSON and the key to go on from. No row when not a member.
+-- The people in a thread, by user id: their JSON and the key to go on from. Of a contact thread those of the staff who
+-- have done something there; the contact is what it is about. No row when not a member.
 -- params: user_id, thread_id, after_id (user id, exclusive), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/members
 -- plan:   memberships_open, users_pkey; at most size + 1 rows
@@ -14,6 +18,7 @@ WITH page AS (
     SELECT m.user_id, m.role, m.joined_at
     FROM memberships m
     WHERE m.thread_id = :thread_id AND m.user_id > :after_id AND m.left_rev IS NULL
+        AND (SELECT n.contact_id FROM conversations n WHERE n.thread_id = :thread_id) IS DISTINCT FROM m.user_id
     ORDER BY m.user_id
     LIMIT :size::int + 1
 ), kept AS (
@@ -158,6 +163,40 @@ WITH span AS (
 INSERT INTO changes (thread_id, rev, kind, user_id, act)
 SELECT :thread_id, last_rev, 'member', :member_id, 'role' FROM head
 RETURNING rev;
+
+-- name: enter :value
+-- What somebody of the staff does first in a contact thread makes them a member of it, which is no change of the thread:
+-- they saw it before. True when they are one now, however. No row for all others, and for any other thread.
+-- params: user_id, thread_id
+-- route:  POST /api/threads/<thread_id:id>/messages (here and below: only after it found no membership)
+-- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
+-- route:  PUT /api/threads/<thread_id:id>/messages/<seq:id>/reactions/<emoji:str>
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>/reactions/<emoji:str>
+-- route:  PUT /api/threads/<thread_id:id>/messages/<seq:id>/pin
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>/pin
+-- route:  POST /api/threads/<thread_id:id>/read
+-- route:  POST /api/threads/<thread_id:id>/delivered
+-- route:  POST /api/threads/<thread_id:id>/unread
+-- route:  POST /api/threads/<thread_id:id>/typing
+-- route:  PATCH /api/threads/<thread_id:id>/me
+-- route:  GET /api/threads/<thread_id:id>/stream
+-- plan:   users_pkey, threads_pkey, thread_heads_pkey, memberships_open/memberships_mine; one row each, and of messages
+--         those at which the time before somebody's coming is halved
+-- locks:  the account (shared: whoever takes the role away waits, and then finds the membership), the new row
+WITH person AS MATERIALIZED (
+    SELECT u.id FROM users u
+    WHERE u.id = :user_id AND u.role <> 'member' AND u.deactivated_at IS NULL
+    FOR SHARE
+), door AS MATERIALIZED (
+    SELECT d.thread_id, d.user_id, d.read_seq FROM doors d
+    WHERE d.user_id = :user_id AND d.thread_id = :thread_id AND d.kind = 'contact' AND EXISTS (SELECT FROM person)
+), made AS (
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, role, read_seq)
+    SELECT thread_id, user_id, 0, 0, 'moderator', read_seq FROM door
+    ON CONFLICT DO NOTHING  -- another device of theirs
+)
+SELECT true FROM door;
 
 -- name: settle :value
 -- One's own settings of a thread; null leaves one as it is. No row when not a member. Nobody else learns of it.

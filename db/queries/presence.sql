@@ -2,11 +2,17 @@
 -- Writes nothing. `door` is a person's own; the others answer the worker: what they find is told to members of the
 -- thread, and to people of direct threads, and never to whom the person has blocked.
 
+-- name: sees :value
+-- True for whoever sees a thread.
+-- params: user_id, thread_id
+-- route:  GET /api/threads/<thread_id:id>/presence
+-- plan:   memberships_open/memberships_mine, thread_heads_pkey, threads_pkey; one row each
+SELECT true FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
+
 -- name: door :one
 -- Whether a member has blocked the other one of a direct thread, or is blocked: then neither types for the other. No
 -- row when not a member.
 -- params: user_id, thread_id
--- route:  GET /api/threads/<thread_id:id>/presence
 -- route:  POST /api/threads/<thread_id:id>/typing (at most each two seconds for a person and thread)
 -- plan:   memberships_open/memberships_mine, thread_heads_pkey, threads_pkey; one row each, of a direct thread two
 SELECT m.blocked OR t.kind = 'direct' AND EXISTS (
@@ -25,10 +31,13 @@ WHERE m.user_id = :user_id AND m.thread_id = :thread_id AND m.left_rev IS NULL A
 -- live:   typing: for whoever begins to follow a thread where somebody types, at most 20
 -- plan:   memberships_open/memberships_mine; at most a row for each person
 SELECT m.user_id
-FROM memberships r
-JOIN memberships m ON m.thread_id = r.thread_id
-WHERE r.user_id = :user_id AND r.thread_id = :thread_id AND r.left_rev IS NULL AND NOT r.blocked
-    AND m.user_id = ANY(:user_ids::bigint[]) AND m.left_rev IS NULL AND NOT m.blocked;
+FROM doors d
+JOIN memberships m ON m.thread_id = d.thread_id
+WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+    AND m.user_id = ANY(:user_ids::bigint[]) AND m.left_rev IS NULL AND NOT m.blocked
+    AND NOT EXISTS (
+        SELECT FROM memberships r
+        WHERE r.thread_id = :thread_id AND r.user_id = :user_id AND r.left_rev IS NULL AND r.blocked);
 
 -- name: members :many
 -- The members of a thread, the first by id.

@@ -84,6 +84,10 @@ class Rounds(Protocol):
 
 
 @query
+async def sees(db: Db, *, user_id: int, thread_id: int) -> bool | None: ...
+
+
+@query
 async def door(db: Db, *, user_id: int, thread_id: int) -> asyncpg.Record | None: ...
 
 
@@ -569,7 +573,7 @@ async def joining(ctx: Any, user_id: int, thread_id: int) -> list[tuple[str, byt
 async def get_presence(request: Request, thread_id: int) -> HTTPResponse:
     """Which members of a thread are there, and who types: at most 1,000 each."""
     ctx, user_id = request.app.ctx, request.ctx.user_id
-    if await door(ctx.db, user_id=user_id, thread_id=thread_id) is None:
+    if not await sees(ctx.db, user_id=user_id, thread_id=thread_id):
         raise NotFound()
     online = await ctx.presence.of_thread(thread_id, reader_id=user_id)
     types = await ctx.typists.of(thread_id, reader_id=user_id)

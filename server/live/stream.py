@@ -2,8 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from server import members
 from server.base import log
 from server.base.errors import AWAY, NotFound, Unavailable
 from server.live import changes
@@ -143,7 +145,8 @@ async def enter(ctx: Any, user_id: int, thread_id: int, *, since: str | None, ou
     hub: Hub = ctx.hub
     if hub.closing:
         raise Unavailable("The server is stopping; come back in a moment.", code="stopping")
-    door = await changes.door(ctx.db, user_id=user_id, thread_id=thread_id)
+    found = partial(changes.door, ctx.db, user_id=user_id, thread_id=thread_id)
+    door = await members.inside(ctx.db, user_id, thread_id, found)
     if door is None:
         raise NotFound()
     head = start = door["last_rev"]

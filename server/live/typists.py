@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from server import members
 from server.base.db import Db
 from server.base.errors import NotFound
 from server.base.http import Body, answers, empty
@@ -85,7 +87,8 @@ class Typists:
         if not typing and place in self._until:
             self.stop(user_id, thread_id)
             return True
-        found = await presence.door(self._db, user_id=user_id, thread_id=thread_id)
+        door = partial(presence.door, self._db, user_id=user_id, thread_id=thread_id)
+        found = await members.inside(self._db, user_id, thread_id, door)
         if found is None:
             return False
         if typing and not found["apart"]:

@@ -136,6 +136,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "keys.make": {"kind": "bot"},
     "keys.make_bot": {"username": "newcomer"},
     "keys.make_guest": {"username": "newcomer"},
+    "members.enter": {"user_id": 200, "thread_id": 3001},
     "members.open_span": {"member_id": 499},
     "messages.edit": {"seq": 2003},  # which has earlier texts, as the sample has it
     "messages.edits": {"seq": 2003, "after_rev": 0},
