@@ -20,6 +20,8 @@ MODULES = {
     "seed": ("server.ops.seed", "fill the database with the demo town; again adds nothing"),
     "import": ("server.ops.imports", "bring in messages from elsewhere"),
     "verify": ("server.ops.verify", "prove that a server loses nothing, with faults"),
+    "archive": ("server.ops.archive", "move old messages into files, and bring them back"),
+    "search": ("server.ops.reindex", "the index of messages: how far it is, or make it anew"),
     "explain": ("server.ops.explain", "print the plan of each query block"),
 }
 

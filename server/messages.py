@@ -52,6 +52,10 @@ async def get(db: Db, *, user_id: int, thread_id: int, seq: int) -> str | None: 
 
 
 @query
+async def archived(db: Db, *, user_id: int, thread_id: int, seq: int) -> bool | None: ...
+
+
+@query
 async def send(
     db: Db,
     *,
@@ -119,7 +123,8 @@ async def list_messages(request: Request, thread_id: int, query: MessageQuery) -
 
     order is asc from the first message (the default) or desc from the newest; around (a seq) or at (a time) ask for
     the window around it instead, ascending. nextCursor goes on in the same order and is null at the end, prevCursor
-    goes back; both keep their order.
+    goes back; both keep their order. Messages before archivedBefore have been archived: a page begins after them, and
+    so does the window around one of them.
     """
     if sum(one is not None for one in (query.cursor, query.around, query.at)) > 1:
         raise BadRequest("Give one of cursor, around and at.", code="bad_parameter")
@@ -184,27 +189,32 @@ def _page(
         onward, back = (low if older else None), (high if newer else None)
     following = "null" if onward is None else f'"{cursors.seal(purpose, 1, onward)}"'
     preceding = "null" if back is None else f'"{cursors.seal(purpose, 0, back)}"'
+    border = f'"archivedBefore":{row["archived_seq"] + 1},' if row["archived_seq"] else ""
     return json_bytes(
-        f'{{"items":[{row["items"]}],"nextCursor":{following},"prevCursor":{preceding},'
+        f'{{"items":[{row["items"]}],{border}"nextCursor":{following},"prevCursor":{preceding},'
         f'"streamCursor":"{request.app.ctx.epoch}.{thread_id}.{row["last_rev"]}"}}'
     )
 
 
-@answers({200: shapes.MessageAnswer})
+@answers({200: shapes.MessageAnswer}, {404: "message_archived"})
 async def get_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """One message."""
     found = await get(request.app.ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
     if found is None:
-        raise NotFound()
+        raise await missing(request, thread_id, seq)
     return json_bytes(f'{{"message":{found}}}')
 
 
-@answers({201: shapes.MessageAnswer, 200: shapes.MessageAnswer}, {403: "blocked", 422: "client_id_reused"})
+@answers(
+    {201: shapes.MessageAnswer, 200: shapes.MessageAnswer},
+    {403: "blocked", 409: "message_archived", 422: "client_id_reused message_archived"},
+)
 async def post_message(request: Request, thread_id: int, body: NewMessage) -> HTTPResponse:
     """Send. With a clientId (or the header Idempotency-Key, the same thing) it may be repeated for ever.
 
     The text is trimmed. 200 and the message as it now is, when this clientId has been used for it; 422 when it was
-    used for another body. 403 when the other one of a direct thread has blocked me.
+    used for another body, 409 when that message has been archived since: it was sent, and details has its seq. 403 when
+    the other one of a direct thread has blocked me.
     """
     ctx, me = request.app.ctx, request.ctx.user_id
     message, new = await deliver(ctx, me, thread_id, body, client_id=_client_id(request, body))
@@ -216,7 +226,7 @@ async def deliver(
 ) -> tuple[str, bool]:
     """Send, over HTTP or a WebSocket: the message as JSON, and whether it is new or a repetition.
 
-    Raises NotFound, Invalid, and Forbidden for who is blocked.
+    Raises NotFound, Invalid, Forbidden for who is blocked, and Conflict when what was sent is archived.
     """
     if body.fileIds:
         raise Invalid({"fileIds": "there are no such files"})
@@ -225,15 +235,23 @@ async def deliver(
     row = await ctx.tasks.finish(_send(ctx, user_id, thread_id, body, client_id))
     if row is not None and row["message"] is None and row["blocked"]:
         raise blocks.refused()
-    if row is None or (row["message"] is None and row["quotable"]):
+    if row is None or (row["message"] is None and row["quotable"] and row["known"] is None):
         raise NotFound()  # not in it; or the thread was deleted while this waited
-    if row["message"] is None:
+    if row["message"] is None and row["known"] is None:
+        if await archived(ctx.db, user_id=user_id, thread_id=thread_id, seq=body.replyTo or 0):
+            raise Invalid({"replyTo": "has been archived"}, code="message_archived")
         raise Invalid({"replyTo": "there is no such message"})
     if not row["sent"] and not row["same"]:
         raise Invalid(
             {"clientId": "belongs to a message with another body"},
             sentence="This clientId has been used for another message.",
             code="client_id_reused",
+        )
+    if row["message"] is None:
+        raise Conflict(
+            "This message has been sent, and archived since.",
+            code="message_archived",
+            details={"seq": row["known"]},
         )
     return row["message"], row["sent"]
 
@@ -298,14 +316,17 @@ def body_hash(body: NewMessage) -> bytes:
     return hashlib.sha256(orjson.dumps([body.text, body.replyTo, body.fileIds])).digest()
 
 
-@answers({200: shapes.MessageAnswer}, {403: "forbidden blocked", 409: "message_deleted"})
+@answers(
+    {200: shapes.MessageAnswer},
+    {403: "forbidden blocked", 404: "message_archived", 409: "message_deleted"},
+)
 async def patch_message(request: Request, thread_id: int, seq: int, body: NewText) -> HTTPResponse:
     """Edit: the author. The same text again changes nothing."""
     ctx, me = request.app.ctx, request.ctx.user_id
     work = partial(edit, ctx.db, user_id=me, thread_id=thread_id, seq=seq, text=body.text)
     row = await ctx.tasks.finish(change(ctx, me, thread_id, work))
     if row is None:
-        raise NotFound()
+        raise await missing(request, thread_id, seq)
     if not row["own"]:
         raise Forbidden()
     if row["blocked"]:
@@ -317,7 +338,7 @@ async def patch_message(request: Request, thread_id: int, seq: int, body: NewTex
     return json_bytes(f'{{"message":{row["message"]}}}')
 
 
-@answers({200: shapes.EditPage}, {400: "bad_cursor", 403: "forbidden"})
+@answers({200: shapes.EditPage}, {400: "bad_cursor", 403: "forbidden", 404: "message_archived"})
 async def list_edits(request: Request, thread_id: int, seq: int, query: EditQuery) -> HTTPResponse:
     """What a message has said before, the oldest first: the author, moderators and admins.
 
@@ -329,20 +350,20 @@ async def list_edits(request: Request, thread_id: int, seq: int, query: EditQuer
     who = {"user_id": request.ctx.user_id, "thread_id": thread_id, "seq": seq}
     row = await edits(ctx.db, **who, after_rev=after_rev, size=query.limit)
     if row is None:
-        raise NotFound()
+        raise await missing(request, thread_id, seq)
     if not row["allowed"]:
         raise Forbidden()
     following = f'"{ctx.cursors.seal(purpose, row["last_rev"])}"' if row["more"] else "null"
     return json_bytes(f'{{"edits":{row["edits"]},"nextCursor":{following}}}')
 
 
-@answers({204: None}, {403: "forbidden"})
+@answers({204: None}, {403: "forbidden", 404: "message_archived"})
 async def delete_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Delete: the author, moderators and admins. Its place and seq stay, its text is gone; again is 204 too."""
     ctx, me = request.app.ctx, request.ctx.user_id
     row = await ctx.tasks.finish(change(ctx, me, thread_id, partial(_remove, ctx.db, me, thread_id, seq)))
     if row is None or row["gone"]:
-        raise NotFound()
+        raise await missing(request, thread_id, seq)
     if not row["allowed"]:
         raise Forbidden()
     return empty()
@@ -354,6 +375,14 @@ async def _remove(db: Connections, user_id: int, thread_id: int, seq: int) -> as
         if row is not None and row["rev"] is not None:
             await forget(conn, thread_id=thread_id, seq=seq)
     return row
+
+
+async def missing(request: Request, thread_id: int, seq: int) -> NotFound:
+    """What is told of a message that was not found: whether it has been archived, to who could see it."""
+    who = {"user_id": request.ctx.user_id, "thread_id": thread_id}
+    if await archived(request.app.ctx.db, **who, seq=seq):
+        return NotFound("This message has been archived.", code="message_archived")
+    return NotFound()
 
 
 def deleted() -> Conflict:

@@ -34,14 +34,14 @@ class PinQuery(Query):
     limit: Annotated[int, whole(1, 100)] = 50
 
 
-@answers({204: None}, {403: "blocked", 409: "message_deleted"})
+@answers({204: None}, {403: "blocked", 404: "message_archived", 409: "message_deleted"})
 async def put_pin(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Pin a message: any member; again is 204 too, and changes nothing."""
     ctx, me = request.app.ctx, request.ctx.user_id
     work = partial(add, ctx.db, user_id=me, thread_id=thread_id, seq=seq)
     row = await ctx.tasks.finish(messages.change(ctx, me, thread_id, work))
     if row is None or row["gone"]:
-        raise NotFound()
+        raise await messages.missing(request, thread_id, seq)
     if row["blocked"]:
         raise blocks.refused()
     if row["deleted"]:
@@ -49,14 +49,14 @@ async def put_pin(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     return empty()
 
 
-@answers({204: None}, {403: "blocked"})
+@answers({204: None}, {403: "blocked", 404: "message_archived"})
 async def delete_pin(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """Take a pin off: any member; 204 also when there is none (any more), as of a deleted message."""
     ctx, me = request.app.ctx, request.ctx.user_id
     work = partial(take, ctx.db, user_id=me, thread_id=thread_id, seq=seq)
     row = await ctx.tasks.finish(messages.change(ctx, me, thread_id, work))
     if row is None:
-        raise NotFound()
+        raise await messages.missing(request, thread_id, seq)
     if row["blocked"]:
         raise blocks.refused()
     return empty()

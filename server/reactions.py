@@ -43,7 +43,10 @@ def emoji_of(place: str) -> str:
     return found
 
 
-@answers({204: None}, {403: "blocked", 409: "message_deleted too_many_reactions", 422: "invalid"})
+@answers(
+    {204: None},
+    {403: "blocked", 404: "message_archived", 409: "message_deleted too_many_reactions", 422: "invalid"},
+)
 async def put_reaction(request: Request, thread_id: int, seq: int, emoji: str) -> HTTPResponse:
     """React to a message with an emoji or a :short_name: in small letters; again is 204 too.
 
@@ -53,7 +56,7 @@ async def put_reaction(request: Request, thread_id: int, seq: int, emoji: str) -
     work = partial(add, ctx.db, user_id=me, thread_id=thread_id, seq=seq, emoji=said, most_kinds=KINDS)
     row = await ctx.tasks.finish(_change(ctx, me, thread_id, work))
     if row is None:
-        raise NotFound()
+        raise await messages.missing(request, thread_id, seq)
     if row["blocked"]:
         raise blocks.refused()
     if row["deleted"]:
@@ -65,13 +68,13 @@ async def put_reaction(request: Request, thread_id: int, seq: int, emoji: str) -
     return empty()
 
 
-@answers({204: None}, {422: "invalid"})
+@answers({204: None}, {404: "message_archived", 422: "invalid"})
 async def delete_reaction(request: Request, thread_id: int, seq: int, emoji: str) -> HTTPResponse:
     """Take a reaction of mine back; 204 also when there is none (any more), as of a deleted message."""
     ctx, me, said = request.app.ctx, request.ctx.user_id, emoji_of(emoji)
     work = partial(take, ctx.db, user_id=me, thread_id=thread_id, seq=seq, emoji=said)
     if await ctx.tasks.finish(_change(ctx, me, thread_id, work)) is None:
-        raise NotFound()
+        raise await messages.missing(request, thread_id, seq)
     return empty()
 
 

@@ -10,7 +10,7 @@ import orjson
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import members, shapes
+from server import members, messages, shapes
 from server.base.db import Db, query
 from server.base.errors import Invalid, NotFound
 from server.base.http import Body, Query, answers, json_bytes, whole
@@ -98,7 +98,7 @@ async def _move(ctx: Any, user_id: int, thread_id: int, seq: int, what: str) -> 
     return state
 
 
-@answers({200: shapes.ReceiptPage}, {400: "bad_cursor"})
+@answers({200: shapes.ReceiptPage}, {400: "bad_cursor", 404: "message_archived"})
 async def list_receipts(request: Request, thread_id: int, seq: int, query: ReceiptQuery) -> HTTPResponse:
     """Whom a message has reached, and who has read it, by user id: of those who were members when it came.
 
@@ -119,7 +119,7 @@ async def list_receipts(request: Request, thread_id: int, seq: int, query: Recei
         size=query.limit,
     )
     if row is None:
-        raise NotFound()
+        raise await messages.missing(request, thread_id, seq)
     following = "null"
     if row["last_id"] is not None:
         following = f'"{ctx.cursors.seal(purpose, row["last_id"], row["last_rev"])}"'

@@ -370,6 +370,9 @@ class MessagePage(Shape):
     nextCursor: Cursor | None
     prevCursor: Cursor | None
     streamCursor: Cursor
+    archivedBefore: (
+        Annotated[Seq, Meta(description="messages before this one are no longer here")] | UnsetType
+    ) = UNSET
 
 
 class Edit(Shape):

@@ -28,7 +28,8 @@ GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor;
 -- The changes after a rev, in order, each with its content as it now is in its shared form. bare is
 -- that of a reply whose quote is a seq alone; from_rev and until_rev the spans of the person a member
 -- change is about, where history is joined (an admin lets them in each time, so they are few); as_of
--- the rev that the content may be as new as. A thread that is deleted can be read up to the deletion.
+-- the rev that the content may be as new as. A thread that is deleted can be read up to the deletion. Nothing up to
+-- log_floor, where messages may be archived.
 -- params: thread_id, after_rev (exclusive), size
 -- live:   hub: a resume, a lost doorbell, a slow reader (hot after a restart)
 -- plan:   changes_pkey, thread_heads_pkey, messages_pkey, users_pkey; at most size changes, no Seq Scan on changes or messages
@@ -56,7 +57,10 @@ SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
         SELECT array_agg(s.left_rev ORDER BY s.joined_rev) FROM memberships s
         WHERE s.thread_id = c.thread_id AND s.user_id = c.user_id) END AS until_rev
 FROM (
-    SELECT * FROM changes WHERE thread_id = :thread_id AND rev > :after_rev ORDER BY rev LIMIT :size
+    SELECT * FROM changes
+    WHERE thread_id = :thread_id
+        AND rev > greatest(:after_rev, (SELECT o.log_floor FROM thread_heads o WHERE o.thread_id = :thread_id))
+    ORDER BY rev LIMIT :size
 ) c
 JOIN threads t ON t.id = :thread_id
 JOIN thread_heads h ON h.thread_id = :thread_id

@@ -128,6 +128,11 @@ WITH people AS (
 ), edited AS (
     INSERT INTO message_edits (thread_id, seq, rev, text, at)
     SELECT thread_id, seq, n, 'What was said before.', at FROM message, generate_series(1, 2) n WHERE seq % 7 = 3
+), archive AS (
+    INSERT INTO archives (thread_id, first_seq, last_seq, living, file, at_byte, digest)
+    SELECT k.id, 1 + 1000 * n, 1000 * (n + 1), 990, 'file ' || k.id % 20, 1000 * k.id + n, sha256('sample')
+    FROM kinds k, generate_series(0, 3) n
+    WHERE k.id <= 300
 ), contacts_numbered AS (
     SELECT i, 6000 + i AS id, 3000 + i AS thread_id, timestamptz '2026-03-01' + i * 7919 % 1500 * interval '10 minutes' AS at
     FROM generate_series(1, 1500) i

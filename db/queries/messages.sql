@@ -10,12 +10,13 @@
 -- name: page_after :one
 -- The page after a position.
 -- items is the JSON of the messages, comma-separated; low and high their first and last seq (null when
--- there are none); first_seq and final_seq what the reader may see in all. No row when not a member.
+-- there are none); first_seq and final_seq what the reader may see in all, which is after archived_seq. No row when not
+-- a member.
 -- params: user_id, thread_id, after (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
 WITH door AS (
-    SELECT d.thread_id, d.last_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+    SELECT d.thread_id, d.archived_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
 ), sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 ), page AS (
@@ -48,7 +49,7 @@ WITH door AS (
     LEFT JOIN users qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
-SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev,
+SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev, door.archived_seq,
     (SELECT min(low) + 1 FROM sight) AS first_seq, (SELECT max(high) FROM sight) AS final_seq
 FROM door, items;
 
@@ -60,7 +61,7 @@ FROM door, items;
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
 WITH door AS (
-    SELECT d.thread_id, d.last_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+    SELECT d.thread_id, d.archived_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
 ), sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 ), page AS (
@@ -93,7 +94,7 @@ WITH door AS (
     LEFT JOIN users qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
-SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev,
+SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev, door.archived_seq,
     (SELECT min(low) + 1 FROM sight) AS first_seq, (SELECT max(high) FROM sight) AS final_seq
 FROM door, items;
 
@@ -104,7 +105,7 @@ FROM door, items;
 -- route:  GET /api/threads/<thread_id:id>/messages
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most 2 x size messages of each stretch, no Seq Scan on messages
 WITH door AS (
-    SELECT d.thread_id, d.last_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
+    SELECT d.thread_id, d.archived_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
 ), sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 ), near AS (
@@ -163,19 +164,20 @@ WITH door AS (
     LEFT JOIN users qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
-SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev,
+SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev, door.archived_seq,
     (SELECT min(low) + 1 FROM sight) AS first_seq, (SELECT max(high) FROM sight) AS final_seq
 FROM door, items;
 
 -- name: seq_at :value
 -- The first message at or after a moment that the reader may see, by halving: createdAt never decreases
--- with seq, so no index on it is needed. A seq beyond what they may see when all of that is earlier: when
--- the messages in between were written is not told. No row when not a member.
+-- with seq, so no index on it is needed. The first that is not archived, when all others are later. A seq beyond what
+-- they may see when all of that is earlier: when the messages in between were written is not told. No row when not a
+-- member.
 -- params: user_id, thread_id, moment (timestamptz)
 -- route:  GET /api/threads/<thread_id:id>/messages
 -- plan:   memberships_open/memberships_mine, messages_pkey; as many single rows as the length has binary digits
 WITH RECURSIVE halves AS (
-    SELECT 1::bigint AS low, d.last_seq + 1 AS high
+    SELECT d.archived_seq + 1 AS low, d.last_seq + 1 AS high
     FROM doors d
     WHERE d.user_id = :user_id AND d.thread_id = :thread_id
     UNION ALL
@@ -215,14 +217,37 @@ LEFT JOIN users qa ON qa.id = q.author_id
 WHERE p.thread_id = :thread_id AND p.seq = :seq
     AND EXISTS (SELECT FROM sight s WHERE :seq > s.low AND :seq <= s.high);
 
+-- name: archived :value
+-- True when there is such a message, which the caller could see if it were not archived. No row for all others.
+-- params: user_id, thread_id, seq
+-- route:  POST /api/threads/<thread_id:id>/messages (here and below: only after it was not found)
+-- route:  GET /api/threads/<thread_id:id>/messages/<seq:id>
+-- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
+-- route:  GET /api/threads/<thread_id:id>/messages/<seq:id>/edits
+-- route:  GET /api/threads/<thread_id:id>/messages/<seq:id>/receipts
+-- route:  PUT /api/threads/<thread_id:id>/messages/<seq:id>/reactions/<emoji:str>
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>/reactions/<emoji:str>
+-- route:  PUT /api/threads/<thread_id:id>/messages/<seq:id>/pin
+-- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>/pin
+-- plan:   memberships_open/memberships_mine, memberships_pkey; one row for each span
+SELECT true
+FROM doors d
+WHERE d.user_id = :user_id AND d.thread_id = :thread_id AND :seq::bigint <= d.archived_seq
+    AND (d.history = 'all' OR EXISTS (
+        SELECT FROM memberships s
+        WHERE s.thread_id = d.thread_id AND s.user_id = d.user_id
+            AND s.joined_seq < :seq AND coalesce(s.left_seq, d.last_seq) >= :seq));
+
 -- name: send :one
 -- One message more, or the one that this client id has made before (sent false): decided here, inside
 -- the transaction. message is its shared form; bare the same with the quote as a bare seq (null when it
 -- quotes nothing); same whether the body is the one first sent; quotable false when reply_to is nothing
 -- the sender may see, blocked true when the other one of a direct thread has blocked them (then nothing is
--- sent). shown tells others that the sender has read what was before it, or, false, that it has reached them; null:
--- nothing new. No row when not a member. Raises client_ids_pkey when the
--- same client id has committed while this waited: then `replay` answers.
+-- sent); known the seq of the message that this client id has made, which is archived where message is null. shown tells
+-- others that the sender has read what was before it, or, false, that it has reached them; null: nothing new. No row
+-- when not a member. Raises client_ids_pkey when the same client id has committed while this waited: then `replay`
+-- answers.
 -- params: user_id, thread_id, text, reply_to (seq or null), client_id (text or null), body_hash (bytea),
 --         handles (text[]: who is mentioned if they are members)
 -- route:  POST /api/threads/<thread_id:id>/messages (hot: each send)
@@ -315,7 +340,7 @@ SELECT head.last_seq IS NOT NULL AS sent, e.seq, e.rev, e.reply_to,
     message_json(e, a, q, qa, e.reactions::text, '') AS message,
     CASE WHEN e.reply_to IS NOT NULL THEN message_json(e, a, NULL, NULL, e.reactions::text, '') END AS bare,
     (SELECT body_hash FROM seen) IS NOT DISTINCT FROM :body_hash AS same,
-    (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked,
+    (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted)) AS quotable, door.blocked, (SELECT seq FROM seen) AS known,
     CASE WHEN is_small(head.member_count)
         AND CASE WHEN door.read_receipts THEN door.seen_seq ELSE door.delivered_seq END < head.last_seq - 1
         THEN door.read_receipts END AS shown
@@ -328,7 +353,7 @@ LEFT JOIN users qa ON qa.id = q.author_id;
 
 -- name: replay :one
 -- The message an author has made with this client id, as it now is; columns as for send. No row
--- when not a member (any more) or when there is none.
+-- when not a member (any more) or when it has made none.
 -- params: user_id, thread_id, client_id, body_hash (bytea)
 -- route:  POST /api/threads/<thread_id:id>/messages (only after a duplicate raced)
 -- plan:   memberships_open/memberships_mine, client_ids_pkey, messages_pkey; one row each
@@ -336,11 +361,11 @@ WITH sight AS (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
 )
 SELECT false AS sent, p.seq, p.rev, p.reply_to, message_json(p, a, q, qa, p.reactions::text, '') AS message, NULL AS bare,
-    c.body_hash = :body_hash AS same, true AS quotable, false AS blocked
+    c.body_hash = :body_hash AS same, true AS quotable, false AS blocked, c.seq AS known
 FROM doors d
 JOIN client_ids c ON c.thread_id = d.thread_id AND c.author_id = d.user_id AND c.client_id = :client_id
-CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = c.seq OFFSET 0) p
-JOIN users a ON a.id = p.author_id
+LEFT JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = c.seq OFFSET 0) p ON true
+LEFT JOIN users a ON a.id = p.author_id
 LEFT JOIN LATERAL (
     SELECT m.* FROM messages m
     WHERE m.thread_id = :thread_id AND m.seq = p.reply_to

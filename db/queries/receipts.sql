@@ -13,7 +13,8 @@
 -- plan:   memberships_open/memberships_mine, thread_heads_pkey, threads_pkey, users_pkey, memberships_pkey; one row each
 -- locks:  the caller's membership
 WITH place AS (
-    SELECT m.*, t.history, h.last_deleted_seq, h.member_count, mark_lasts(h.member_count) AS lasts, u.read_receipts,
+    SELECT m.*, t.history, h.archived_seq, h.last_deleted_seq, h.member_count, mark_lasts(h.member_count) AS lasts,
+        u.read_receipts,
         clock_timestamp() AS now,
         greatest(h.last_seq, m.read_seq) AS last_seq  -- what one has sent while this waited for the lock
     FROM memberships m
@@ -63,7 +64,7 @@ SELECT v.beyond, v.reads AND NOT v.beyond AS read_moved,
 FROM move v
 LEFT JOIN moved ON true
 CROSS JOIN LATERAL unread_json(v.user_id, v.thread_id, v.history, v.joined_seq, v.last_seq, v.last_deleted_seq,
-    coalesce(moved.read_seq, v.read_seq)) unread (counts);
+    greatest(coalesce(moved.read_seq, v.read_seq), v.archived_seq)) unread (counts);
 
 -- name: unread :one
 -- Moves one's read cursor back to before a message, or the first after it that one may see; it never moves forward.
@@ -73,7 +74,7 @@ CROSS JOIN LATERAL unread_json(v.user_id, v.thread_id, v.history, v.joined_seq, 
 -- plan:   memberships_open/memberships_mine, memberships_pkey, thread_heads_pkey, threads_pkey; one row for each span
 -- locks:  the caller's membership
 WITH place AS (
-    SELECT m.*, t.history, h.last_deleted_seq, greatest(h.last_seq, m.read_seq) AS last_seq
+    SELECT m.*, t.history, h.archived_seq, h.last_deleted_seq, greatest(h.last_seq, m.read_seq) AS last_seq
     FROM memberships m
     JOIN threads t ON t.id = m.thread_id
     JOIN thread_heads h ON h.thread_id = m.thread_id
@@ -98,7 +99,7 @@ SELECT v.beyond, moved.read_seq IS NOT NULL AS read_moved, NULL AS receipt,
 FROM move v
 LEFT JOIN moved ON true
 CROSS JOIN LATERAL unread_json(v.user_id, v.thread_id, v.history, v.joined_seq, v.last_seq, v.last_deleted_seq,
-    coalesce(moved.read_seq, v.read_seq)) unread (counts);
+    greatest(coalesce(moved.read_seq, v.read_seq), v.archived_seq)) unread (counts);
 
 -- name: standing :many
 -- How far the other members of a small thread have come: what whoever joins its stream is told.

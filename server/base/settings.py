@@ -45,6 +45,8 @@ class Settings:
     db_pool_size: int
     db_statement_cache: int
     max_body_bytes: int
+    retention_days: int
+    archive_dir: str  # "": in the data folder
     log_level: str
 
 
@@ -162,6 +164,10 @@ def _folder(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("must be a folder")
     return Path(text).expanduser().absolute()
+
+
+def _place(text: str) -> str:
+    return str(_folder(text)) if text else ""
 
 
 def _cores() -> int:
@@ -334,6 +340,25 @@ SETTINGS = (
         "bytes",
         "Largest request body; a larger one is refused with 413.",
         _whole(1024, 2**30),
+    ),
+    Setting(
+        "BOBBIN_RETENTION_DAYS",
+        "retention_days",
+        "number",
+        "0",
+        "days",
+        "Messages older than that are moved to files, as `bobbin archive` does; 0 keeps all.",
+        _whole(0, 36_500),
+    ),
+    Setting(
+        "BOBBIN_ARCHIVE_DIR",
+        "archive_dir",
+        "folder",
+        "",
+        "",
+        "Where archived messages are kept; with several servers one that all of them reach.",
+        _place,
+        "archive in the data folder",
     ),
     Setting(
         "BOBBIN_LOG_LEVEL",
