@@ -44,6 +44,7 @@ CREATE TABLE public.users (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     deactivated_at timestamp with time zone,
     staff_since timestamp with time zone,
+    staff_xid xid8 DEFAULT '0'::xid8 NOT NULL,
     CONSTRAINT users_admin CHECK (((role <> 'admin'::text) OR ((kind = 'user'::text) AND (COALESCE(external_id, ''::text) !~~ 'host:%'::text)))),
     CONSTRAINT users_contact CHECK (((kind <> 'contact'::text) OR ((deactivated_at IS NOT NULL) AND (role = 'member'::text) AND (num_nonnulls(email, username, password_hash, external_id) = 0)))),
     CONSTRAINT users_kind CHECK ((kind = ANY (ARRAY['user'::text, 'bot'::text, 'contact'::text]))),
@@ -612,6 +613,23 @@ CREATE FUNCTION public.unread_json(reader bigint, thread bigint, history text, j
             LIMIT 1), first_unread(reader, thread, read_to))
         ELSE first_unread(reader, thread, read_to) END::text, 'null')
     || ',"lastReadSeq":' || read_to $$;
+
+--
+-- Name: archives; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.archives (
+    thread_id bigint NOT NULL,
+    first_seq bigint NOT NULL,
+    last_seq bigint NOT NULL,
+    living bigint NOT NULL,
+    file text NOT NULL,
+    at_byte bigint NOT NULL,
+    digest bytea NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT archives_digest CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT archives_stretch CHECK ((((first_seq >= 1) AND (first_seq <= last_seq)) AND ((living >= 0) AND (living <= ((last_seq - first_seq) + 1)))))
+);
 
 --
 -- Name: audit_acts; Type: VIEW; Schema: public; Owner: -
@@ -1195,6 +1213,13 @@ ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (session_id);
 
 --
+-- Name: archives archives_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.archives
+    ADD CONSTRAINT archives_pkey PRIMARY KEY (thread_id, first_seq);
+
+--
 -- Name: audit audit_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1433,6 +1458,12 @@ ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 
 --
+-- Name: archives_by_file; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX archives_by_file ON public.archives USING btree (file, at_byte);
+
+--
 -- Name: audit_act; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1631,6 +1662,12 @@ CREATE UNIQUE INDEX users_email_key ON public.users USING btree (lower(email));
 CREATE UNIQUE INDEX users_external_id_key ON public.users USING btree (external_id);
 
 --
+-- Name: users_people; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX users_people ON public.users USING btree (id) WHERE (kind <> 'contact'::text);
+
+--
 -- Name: users_staff; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1685,6 +1722,13 @@ ALTER TABLE ONLY public.api_keys
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_session_id_fkey FOREIGN KEY (session_id) REFERENCES public.sessions(id);
+
+--
+-- Name: archives archives_thread_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.archives
+    ADD CONSTRAINT archives_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES public.threads(id);
 
 --
 -- Name: blocks blocks_blocked_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -

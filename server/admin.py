@@ -15,6 +15,7 @@ from server.base import log
 from server.base.db import Db, query
 from server.base.errors import Conflict, Forbidden, NotFound
 from server.base.http import Body, Query, answers, empty, json_bytes, length, whole
+from server.live.bus import STAFF
 
 Role = Literal["admin", "agent", "member"]
 
@@ -36,6 +37,10 @@ async def hold(db: Db, *, user_id: int) -> list[asyncpg.Record]: ...
 
 @query
 async def change(db: Db, *, user_id: int, name: str | None, role: str | None, active: bool | None) -> str: ...
+
+
+@query
+async def leave_inbox(db: Db, *, user_id: int) -> int: ...
 
 
 @query
@@ -90,6 +95,7 @@ def listing(
     """The one place of dynamic SQL here: its caller chooses the filters. One row more than size is asked for."""
     users, sessions_, u = Table("users"), Table("sessions"), Table("u")
     walk = PostgreSQLQuery.from_(users).where(users.id > Parameter("$1")).orderby(users.id)
+    walk = walk.where(users.kind != "contact")  # an index leads past them
     by_role = role is not None and role != "member" and active is not False
     if active is False:
         walk = walk.where(users.deactivated_at.isnotnull())
@@ -210,6 +216,7 @@ async def patch_user(request: Request, user_id: int, body: Change) -> HTTPRespon
     With active false they are out of everything within a second: sessions, streams and keys end, and so do the
     guests of a host. Their threads of which nobody else is an active admin get another one: the longest-standing
     moderator, else member. With active true they may sign in again. Bots and guests of hosts can't be admin.
+    Whoever ceases to be agent or admin no longer sees the contact threads, and what they had read there is forgotten.
     """
     ctx = request.app.ctx
     found = await ctx.tasks.finish(_change(request, user_id, body))
@@ -225,7 +232,7 @@ async def _change(request: Request, user_id: int, body: Change) -> str:
         if before is None:
             raise NotFound()
         keep_an_admin(before, role=body.role, active=body.active)
-        found = await change(conn, user_id=user_id, name=body.name, role=body.role, active=body.active)
+        found = await alter(conn, before, user_id, name=body.name, role=body.role, active=body.active)
         ended: list[int] = []
         if body.active is False:
             ended = await sign_out(conn, user_id=user_id)
@@ -237,6 +244,19 @@ async def _change(request: Request, user_id: int, body: Change) -> str:
             act = "user.activated" if body.active else "user.deactivated"
             await audit.record(conn, request, act, subject_id=user_id)
     sessions.over(ctx, *ended)
+    if body.role is not None or body.active is not None:
+        ctx.bus.post(STAFF, str(user_id))
+        ctx.bus.changed()
+    return found
+
+
+async def alter(
+    db: Db, account: Held, user_id: int, *, name: str | None, role: str | None, active: bool | None
+) -> str:
+    """Change what is given of an account that is held: as it now is. Whoever leaves the staff leaves the inbox."""
+    found = await change(db, user_id=user_id, name=name, role=role, active=active)
+    if role == "member" or active is False:
+        await leave_inbox(db, user_id=user_id)
     return found
 
 

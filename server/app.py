@@ -21,7 +21,7 @@ from server.base.passwords import Passwords
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
 from server.live import changes, presence, typists
-from server.live.bus import CHANGED, PRESENCE, TYPING, Bus
+from server.live.bus import CHANGED, PRESENCE, STAFF, TYPING, Bus
 from server.live.endings import Endings
 from server.live.hub import Hub
 from server.live.link import Links
@@ -108,6 +108,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.bus.on(PRESENCE, ctx.presence.heard, stands=ctx.presence.connected)
         ctx.typists = Typists(ctx.db, on=settings.typing, hub=ctx.hub, post=ctx.bus.post)
         ctx.bus.on(TYPING, ctx.typists.heard)
+        ctx.bus.on(STAFF, ctx.hub.turned)
 
         def moved(thread_id: int, user_id: int, act: str) -> None:
             ctx.presence.moved(thread_id, user_id, act)

@@ -49,7 +49,9 @@ class InviteTerms(Body):
     maxUses: Annotated[int, whole(1, 1000)] | None = None  # null: no bound
 
 
-@answers({201: shapes.NewInviteAnswer}, {403: "forbidden", 409: "direct_thread too_many_invites"})
+@answers(
+    {201: shapes.NewInviteAnswer}, {403: "forbidden", 409: "direct_thread contact_thread too_many_invites"}
+)
 async def post_invite(request: Request, thread_id: int, body: InviteTerms) -> HTTPResponse:
     """A link into a group or channel: admins and moderators.
 
@@ -82,11 +84,13 @@ async def post_invite(request: Request, thread_id: int, body: InviteTerms) -> HT
 
 def _may_invite(kind: str, role: str | None) -> None:
     members.no_direct(kind)
+    if kind == "contact":
+        raise members.contact_thread()
     if role == "member":
         raise Forbidden()
 
 
-@answers({200: shapes.InviteList}, {403: "forbidden", 409: "direct_thread"})
+@answers({200: shapes.InviteList}, {403: "forbidden", 409: "direct_thread contact_thread"})
 async def list_invites(request: Request, thread_id: int) -> HTTPResponse:
     """The living invites of a thread, newest first: admins and moderators. Their tokens are not told again."""
     row = await list(request.app.ctx.db, user_id=request.ctx.user_id, thread_id=thread_id)
@@ -96,7 +100,7 @@ async def list_invites(request: Request, thread_id: int) -> HTTPResponse:
     return json_bytes(f'{{"invites":{row["invites"]}}}')
 
 
-@answers({204: None}, {403: "forbidden", 409: "direct_thread"})
+@answers({204: None}, {403: "forbidden", 409: "direct_thread contact_thread"})
 async def delete_invite(request: Request, thread_id: int, invite_id: int) -> HTTPResponse:
     """Revoke an invite: admins and moderators. Who came in by it stays."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 
 import asyncpg
 from sanic import Request
@@ -112,7 +112,7 @@ async def act(
 
     adding holds the one acted upon too, so that they are not blocking or deactivated meanwhile. work answers
     the rev of its change, or None when nothing has changed; the doorbell is rung after the commit. NotFound for
-    a thread that isn't there or that the caller is not in (unless outsider).
+    a thread that isn't there or that the caller is not in (unless outsider), Conflict for a contact thread.
     """
     ctx, me = request.app.ctx, request.ctx.user_id
     people = (me,) if member_id in (None, me) else (me, member_id)
@@ -126,6 +126,8 @@ async def act(
                 for row in await hold_members(conn, thread_id=thread_id, user_ids=people)
             }
             kind = await hold_head(conn, thread_id=thread_id)
+            if kind == "contact":
+                await refuse_contact(conn, me)
             if kind is None or (me not in roles and not outsider):
                 raise NotFound()
             rev = await work(conn, Held(kind, roles.get(me), roles.get(member_id or me)))
@@ -156,7 +158,9 @@ async def list_members(request: Request, thread_id: int, query: MemberQuery) -> 
     return json_bytes(f'{{"members":{row["members"]},"nextCursor":{following}}}')
 
 
-@answers({201: shapes.MemberAnswer}, {403: "forbidden blocked", 409: "already_member direct_thread"})
+@answers(
+    {201: shapes.MemberAnswer}, {403: "forbidden blocked", 409: "already_member direct_thread contact_thread"}
+)
 async def post_member(request: Request, thread_id: int, body: NewMember) -> HTTPResponse:
     """Add somebody: admins and moderators; a role above member only by an admin. Not whoever has blocked the caller."""
     me = request.ctx.user_id
@@ -178,7 +182,7 @@ async def post_member(request: Request, thread_id: int, body: NewMember) -> HTTP
     return json_bytes(f'{{"userId":{body.userId},"role":"{body.role}"}}', status=201)
 
 
-@answers({200: shapes.MemberAnswer}, {403: "forbidden", 409: "direct_thread last_admin"})
+@answers({200: shapes.MemberAnswer}, {403: "forbidden", 409: "direct_thread contact_thread last_admin"})
 async def patch_member(request: Request, thread_id: int, member_id: int, body: NewRole) -> HTTPResponse:
     """Another role: admins. The last admin stays one while others are there."""
     role = body.role
@@ -202,7 +206,7 @@ async def patch_member(request: Request, thread_id: int, member_id: int, body: N
     return json_bytes(f'{{"userId":{member_id},"role":"{role}"}}')
 
 
-@answers({204: None}, {403: "forbidden", 409: "direct_thread last_admin"})
+@answers({204: None}, {403: "forbidden", 409: "direct_thread contact_thread last_admin"})
 async def delete_member(request: Request, thread_id: int, member_id: int) -> HTTPResponse:
     """Remove somebody (admins and moderators; an admin only by an admin), or oneself: that is leaving."""
     if member_id == request.ctx.user_id:
@@ -221,7 +225,7 @@ async def delete_member(request: Request, thread_id: int, member_id: int) -> HTT
     return empty()
 
 
-@answers({200: shapes.Joined})
+@answers({200: shapes.Joined}, {409: "contact_thread"})
 async def post_join(request: Request, thread_id: int) -> HTTPResponse:
     """Join a channel; whoever is in already stays as they are. 404 for what is no channel."""
     me = request.ctx.user_id
@@ -259,7 +263,7 @@ async def act_once(
             raise
 
 
-@answers({204: None}, {403: "forbidden", 409: "direct_thread last_admin"})
+@answers({204: None}, {403: "forbidden", 409: "direct_thread contact_thread last_admin"})
 async def post_leave(request: Request, thread_id: int, body: Leaving) -> HTTPResponse:
     """Leave: the span ends here, and so do one's streams of the thread.
 
@@ -294,6 +298,20 @@ def no_direct(kind: str) -> None:
     """For what can't be done to a direct thread. Raises Conflict."""
     if kind == "direct":
         raise Conflict("A direct thread has exactly two people.", code="direct_thread")
+
+
+def contact_thread() -> Conflict:
+    return Conflict(
+        "A contact thread is the contact's and the staff's: nobody else comes in, and its title is their name.",
+        code="contact_thread",
+    )
+
+
+async def refuse_contact(db: Db, user_id: int) -> NoReturn:
+    """What can't be done to a contact thread. Raises Conflict; NotFound for whoever is not of the staff."""
+    if await users.role(db, user_id=user_id) in (None, "member"):
+        raise NotFound()
+    raise contact_thread()
 
 
 async def _keep_an_admin(db: Db, thread_id: int, member_id: int) -> None:

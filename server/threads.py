@@ -245,7 +245,7 @@ async def _shown(request: Request, thread_id: int, *, status: int) -> HTTPRespon
     return json_bytes(f'{{"thread":{found}}}', status=status)
 
 
-@answers({200: shapes.ThreadAnswer}, {403: "forbidden", 409: "direct_thread"})
+@answers({200: shapes.ThreadAnswer}, {403: "forbidden", 409: "direct_thread contact_thread"})
 async def patch_thread(request: Request, thread_id: int, body: Title) -> HTTPResponse:
     """Rename: admins and moderators, not a direct thread."""
 
@@ -260,7 +260,7 @@ async def patch_thread(request: Request, thread_id: int, body: Title) -> HTTPRes
     return await _shown(request, thread_id, status=200)
 
 
-@answers({204: None}, {403: "forbidden", 409: "direct_thread"})
+@answers({204: None}, {403: "forbidden", 409: "direct_thread contact_thread"})
 async def delete_thread(request: Request, thread_id: int) -> HTTPResponse:
     """Delete softly: admins. For everybody in it the thread is gone, and streams of it end."""
 

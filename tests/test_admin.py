@@ -198,7 +198,7 @@ async def test_each_combination_of_filters_is_prepared_and_walks_an_index(
         if active is False
         else "users_staff"
         if role in ("admin", "agent")
-        else "users_pkey"
+        else "users_people"
     )
     assert (asked.looked_to is None) == (
         search is None and active is not True and (role is None or wanted == "users_staff")

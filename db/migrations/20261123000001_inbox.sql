@@ -9,14 +9,17 @@ DROP VIEW my_threads, sights, doors, open_channels;
 
 -- A contact is an account that nobody can use: it writes messages, and whatever asks for active people passes it by.
 -- Its id is that of its row in contacts. staff_since: when somebody became agent or admin; null: with the account.
+-- staff_xid: the transaction in which they last became one, or ceased to be: before it they saw other threads.
 ALTER TABLE users
     DROP CONSTRAINT users_kind,
     ADD CONSTRAINT users_kind CHECK (kind IN ('user', 'bot', 'contact')),
     ADD CONSTRAINT users_contact CHECK (kind <> 'contact' OR (deactivated_at IS NOT NULL AND role = 'member'
         AND num_nonnulls(email, username, password_hash, external_id) = 0)),
-    ADD staff_since timestamptz;
+    ADD staff_since timestamptz,
+    ADD staff_xid xid8 NOT NULL DEFAULT '0';
 DROP INDEX users_deactivated;
 CREATE INDEX users_deactivated ON users (id) WHERE deactivated_at IS NOT NULL AND kind <> 'contact';  -- admin.places
+CREATE INDEX users_people ON users (id) WHERE kind <> 'contact';  -- the list of accounts (server/admin.py)
 
 ALTER TABLE threads
     DROP CONSTRAINT threads_kind,
@@ -334,11 +337,12 @@ ALTER TABLE threads
     DROP COLUMN history,
     ADD CONSTRAINT threads_kind CHECK (kind IN ('direct', 'group', 'channel')),
     ADD COLUMN history text NOT NULL GENERATED ALWAYS AS (CASE kind WHEN 'channel' THEN 'all' ELSE 'joined' END) STORED;
-DROP INDEX users_deactivated;
+DROP INDEX users_deactivated, users_people;
 ALTER TABLE users
     DROP CONSTRAINT users_kind,
     DROP CONSTRAINT users_contact,
     DROP staff_since,
+    DROP staff_xid,
     ADD CONSTRAINT users_kind CHECK (kind IN ('user', 'bot'));
 CREATE INDEX users_deactivated ON users (id) WHERE deactivated_at IS NOT NULL;
 

@@ -12,7 +12,7 @@
 -- route:  DELETE /api/me/blocks/<other_id:id>
 -- plan:   users_pkey; two rows
 -- locks:  the blocker's account
-SELECT EXISTS (SELECT FROM users o WHERE o.id = :other_id) FROM users u WHERE u.id = :user_id FOR NO KEY UPDATE OF u;
+SELECT EXISTS (SELECT FROM users o WHERE o.id = :other_id AND o.kind <> 'contact') FROM users u WHERE u.id = :user_id FOR NO KEY UPDATE OF u;
 
 -- name: silence :exec
 -- Whether the other one can write in the direct thread of the two, if there is one. Asked with the account held.

@@ -11,18 +11,19 @@ SELECT epoch FROM log_epoch;
 
 -- name: door :one
 -- Where a member stands who begins to follow a thread: its head, and their spans as parallel arrays
--- (until_ is null for the open span). No row when not a member.
+-- (until_ is null for the open span). guarded: what ends their membership is no change of the thread. No row when not a
+-- member.
 -- params: user_id, thread_id
 -- route:  GET /api/threads/<thread_id:id>/stream
 -- plan:   memberships_open/memberships_mine, memberships_pkey; one row for each span
-SELECT d.history, d.last_seq, d.last_rev, d.log_floor,
+SELECT d.history, d.last_seq, d.last_rev, d.log_floor, d.kind = 'contact' AS guarded,
     array_agg(s.joined_seq ORDER BY s.joined_rev) AS from_seq, array_agg(s.left_seq ORDER BY s.joined_rev) AS until_seq,
     array_agg(s.joined_rev ORDER BY s.joined_rev) AS from_rev, array_agg(s.left_rev ORDER BY s.joined_rev) AS until_rev
 FROM doors d
 JOIN memberships s ON s.thread_id = d.thread_id AND s.user_id = d.user_id
 WHERE d.user_id = :user_id AND d.thread_id = :thread_id
     AND (d.history = 'joined' OR s.left_rev IS NULL)  -- with history all, the open one is all one needs
-GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor;
+GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor, d.kind;
 
 -- name: since :many
 -- The changes after a rev, in order, each with its content as it now is in its shared form. bare is
@@ -70,6 +71,17 @@ LEFT JOIN LATERAL (SELECT * FROM users WHERE id = coalesce(m.author_id, c.user_i
 LEFT JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = m.reply_to OFFSET 0) q ON true
 LEFT JOIN LATERAL (SELECT * FROM users WHERE id = q.author_id OFFSET 0) qa ON true
 ORDER BY c.rev;
+
+-- name: inside :many
+-- Those of these pairs of a thread and a person who is a member of it.
+-- params: thread_ids (bigint[]), user_ids (bigint[])
+-- live:   hub: of contact threads, before their readers are told anything, and once a second for all of them here
+-- plan:   memberships_open/memberships_mine; one row for each pair
+SELECT w.thread_id, w.user_id
+FROM unnest(:thread_ids::bigint[], :user_ids::bigint[]) AS w (thread_id, user_id)
+CROSS JOIN LATERAL (
+    SELECT FROM memberships m
+    WHERE m.thread_id = w.thread_id AND m.user_id = w.user_id AND m.left_rev IS NULL OFFSET 0) m;
 
 -- name: heads :many
 -- How far the followed threads have come: the poll that finds what no doorbell told, and who is no longer told what is

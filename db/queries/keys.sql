@@ -15,7 +15,7 @@ INSERT INTO users (kind, username, name) VALUES ('bot', :username, :name) RETURN
 -- An active bot, which stays so until the commit. No row when there is none.
 -- params: user_id
 -- route:  POST /api/admin/keys
--- plan:   users_pkey; one row
+-- plan:   users_pkey/users_people; one row
 -- locks:  the account (shared)
 SELECT id FROM users WHERE id = :user_id AND kind = 'bot' AND deactivated_at IS NULL FOR SHARE;
 

@@ -20,8 +20,10 @@ SELECT log_place();
 --   mine     what these people (user_ids) share beyond it (head), whether the last message is in their sight (whole),
 --            all after which seq is (rev), and which of the messages and quotes before it (seqs)
 --   own      a change of one person's alone (user_ids)
+--   anew     people (user_ids) who came to the staff or left it: they see other threads now
 --   gone     a thread that these people (user_ids) are no longer in, and why (head)
--- asked_threads and asked_users are pairs that are told although nothing has changed.
+-- asked_threads and asked_users are pairs that are told although nothing has changed. Of a contact thread (it counts no
+-- members) all of the staff are told who are here: what the snapshot says they are.
 -- params: seen (pg_snapshot, as text), user_ids (bigint[]), asked_threads (bigint[]), asked_users (bigint[]), size, pairs
 -- live:   merged, each worker that has user streams: after each hint, and once a second (hot)
 -- plan:   changes_by_xid, personal_changes_pkey, memberships_open, thread_heads_pkey, threads_pkey, messages_pkey,
@@ -45,9 +47,15 @@ WITH since AS MATERIALIZED (
     FROM since
     CROSS JOIN LATERAL (
         SELECT * FROM personal_changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT :size + 1) p
+), staff AS MATERIALIZED (
+    -- Read only where something has changed in a contact thread.
+    SELECT u.id AS user_id
+    FROM users u
+    WHERE u.id = ANY(:user_ids::bigint[]) AND u.role <> 'member' AND u.deactivated_at IS NULL
 ), counted AS MATERIALIZED (
     SELECT (SELECT count(*) FROM fresh) <= :size AND (SELECT count(*) FROM own) <= :size AND (
-            SELECT coalesce(sum(least(h.member_count, cardinality(:user_ids::bigint[]))), 0)
+            SELECT coalesce(sum(CASE h.member_count WHEN 0 THEN (SELECT count(*) FROM staff)
+                ELSE least(h.member_count, cardinality(:user_ids::bigint[])) END), 0)
             FROM (SELECT DISTINCT f.thread_id FROM fresh f) f
             CROSS JOIN LATERAL (SELECT h.member_count FROM thread_heads h WHERE h.thread_id = f.thread_id OFFSET 0) h
         ) <= :pairs AS whole,
@@ -58,12 +66,14 @@ WITH since AS MATERIALIZED (
 ), news AS MATERIALIZED (
     SELECT f.thread_id, array_agg(DISTINCT f.xid::text) AS xids, bool_or(f.act = 'joined') AS joined,
         -- Of whom there are less: its members, or the people here.
-        (SELECT h.member_count <= 2 * cardinality(:user_ids) FROM thread_heads h WHERE h.thread_id = f.thread_id) AS few
+        (SELECT h.member_count <= 2 * cardinality(:user_ids) FROM thread_heads h WHERE h.thread_id = f.thread_id) AS few,
+        (SELECT h.member_count = 0 AND t.kind = 'contact'
+         FROM thread_heads h JOIN threads t ON t.id = h.thread_id WHERE h.thread_id = f.thread_id) AS inbox
     FROM fresh f
     WHERE (SELECT whole FROM counted)
     GROUP BY f.thread_id
 ), wanted AS MATERIALIZED (
-    SELECT o.thread_id, o.user_id FROM own o JOIN here ON here.user_id = o.user_id
+    SELECT o.thread_id, o.user_id FROM own o JOIN here ON here.user_id = o.user_id WHERE o.thread_id > 0
     UNION ALL
     SELECT a.thread_id, a.user_id FROM unnest(:asked_threads::bigint[], :asked_users::bigint[]) AS a (thread_id, user_id)
     UNION ALL
@@ -75,7 +85,7 @@ WITH since AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT m.user_id FROM memberships m WHERE m.thread_id = n.thread_id AND m.left_rev IS NULL OFFSET 0) m
     JOIN here ON here.user_id = m.user_id
-    WHERE n.few
+    WHERE n.few AND NOT n.inbox
     UNION
     SELECT n.thread_id, m.user_id
     FROM news n
@@ -83,6 +93,8 @@ WITH since AS MATERIALIZED (
         SELECT m.user_id FROM memberships m
         WHERE m.thread_id = n.thread_id AND m.user_id = ANY(:user_ids) AND m.left_rev IS NULL OFFSET 0) m
     WHERE NOT n.few
+    UNION
+    SELECT n.thread_id, s.user_id FROM news n CROSS JOIN staff s WHERE n.inbox
     UNION
     SELECT w.thread_id, w.user_id FROM wanted w WHERE (SELECT whole FROM counted)
 ), points AS MATERIALIZED (
@@ -116,8 +128,14 @@ UNION ALL
 SELECT 'own', o.thread_id, NULL, NULL, NULL, array_agg(o.xid::text), ARRAY[o.user_id], NULL, NULL, NULL, NULL, NULL
 FROM own o
 JOIN here ON here.user_id = o.user_id
-WHERE (SELECT whole FROM counted)
+WHERE (SELECT whole FROM counted) AND o.thread_id > 0
 GROUP BY o.thread_id, o.user_id
+UNION ALL
+SELECT 'anew', NULL, NULL, NULL, NULL, NULL, array_agg(o.user_id), NULL, NULL, NULL, NULL, NULL
+FROM own o
+JOIN here ON here.user_id = o.user_id
+WHERE (SELECT whole FROM counted) AND o.thread_id = 0
+HAVING count(*) > 0
 UNION ALL
 SELECT 'thread', t.thread_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, v.head, v.last, v.rest
 FROM threads_told t
@@ -151,23 +169,59 @@ GROUP BY g.thread_id, g.mine, g.sees_last, g.floor, g.seqs
 UNION ALL
 SELECT 'gone', g.thread_id, NULL, NULL, NULL, NULL, array_agg(g.user_id), NULL, NULL, g.act, NULL, NULL
 FROM (
-    SELECT l.thread_id, l.user_id, (
+    SELECT l.thread_id, l.user_id, coalesce((
         SELECT CASE WHEN m.left_rev IS NULL THEN 'deleted' WHEN m.removed THEN 'removed' ELSE 'left' END
         FROM memberships m
         WHERE m.thread_id = l.thread_id AND m.user_id = l.user_id
-        ORDER BY m.joined_rev DESC LIMIT 1) AS act
+        ORDER BY m.joined_rev DESC LIMIT 1), (
+        -- Of the staff, who needs no membership.
+        SELECT 'deleted' FROM thread_heads h WHERE h.thread_id = l.thread_id AND h.deleted_at IS NOT NULL), 'removed') AS act
     FROM lost l) g
 GROUP BY g.thread_id, g.act;
 
 -- name: since :many
 -- A page of somebody's threads about which something has changed since a place, by id, as they are now: each thread's
 -- JSON, or null and why it is gone (act). place is where the log stands; a row without a thread_id when there are none.
--- params: user_id, seen (pg_snapshot, as text), after_id (thread id, exclusive), size
+-- Of the staff also the contact threads in which they have no membership: inbox are these, as the first page (which is
+-- asked with null) tells them in its first row for all that follow. whole: false when that can't be told, and then
+-- nothing is: there are more than most of them, or more than looks changes since; or this person has come to the staff
+-- or left it since.
+-- params: user_id, seen (pg_snapshot, as text), after_id (thread id, exclusive), size, inbox (bigint[], or null), looks, most
 -- live:   merged: a user stream that resumes, or whose reader is slow (hot after a restart)
--- plan:   memberships_mine, memberships_past, thread_heads_pkey; in proportion to one's own threads, present and past;
---         size of the others, no Seq Scan on messages
+-- plan:   memberships_mine, memberships_past, thread_heads_pkey, users_pkey, changes_by_xid; in proportion to one's own
+--         threads, present and past; of the staff at most looks changes; size of the others, no Seq Scan on messages
 WITH seen AS MATERIALIZED (
     SELECT :seen::text::pg_snapshot AS place, pg_snapshot_xmax(pg_current_snapshot()) AS high
+), person AS MATERIALIZED (
+    SELECT u.role <> 'member' AND u.deactivated_at IS NULL AS staff,
+        u.staff_xid < seen.high AND NOT pg_visible_in_snapshot(u.staff_xid, seen.place) AS turned
+    FROM seen
+    CROSS JOIN LATERAL (SELECT * FROM users WHERE id = :user_id OFFSET 0) u
+), since AS MATERIALIZED (
+    -- As in tail.
+    SELECT xid AS low, xid AS high
+    FROM (SELECT pg_snapshot_xip(:seen::text::pg_snapshot) EXCEPT SELECT pg_snapshot_xip(pg_current_snapshot())) ended (xid)
+    UNION ALL
+    SELECT pg_snapshot_xmax(:seen::text::pg_snapshot),
+        (pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)::text::xid8
+), fresh AS MATERIALIZED (
+    SELECT c.thread_id
+    FROM since
+    CROSS JOIN LATERAL (
+        SELECT thread_id, xid FROM changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT :looks::int + 1) c
+    WHERE :inbox::bigint[] IS NULL AND (SELECT staff AND NOT turned FROM person)
+), found AS MATERIALIZED (
+    SELECT f.thread_id
+    FROM (SELECT DISTINCT thread_id FROM fresh) f
+    CROSS JOIN LATERAL (
+        SELECT FROM threads t
+        WHERE t.id = f.thread_id AND t.kind = 'contact' AND NOT EXISTS (
+            SELECT FROM memberships m WHERE m.thread_id = t.id AND m.user_id = :user_id AND m.left_rev IS NULL)
+        OFFSET 0) t
+), inbox AS MATERIALIZED (
+    SELECT coalesce(:inbox::bigint[], (SELECT array_agg(thread_id ORDER BY thread_id) FROM found), '{}') AS ids,
+        (SELECT count(*) FROM fresh) <= :looks AND (SELECT count(*) FROM found) <= :most::int
+            AND (SELECT NOT turned FROM person) IS NOT FALSE AS whole
 ), present AS (
     -- Each head a lookup (OFFSET 0), in the order of the index, until there are enough.
     SELECT m.thread_id
@@ -191,15 +245,24 @@ WITH seen AS MATERIALIZED (
     ORDER BY m.thread_id
     LIMIT :size
 ), page AS (
-    SELECT thread_id FROM present UNION ALL SELECT thread_id FROM past ORDER BY thread_id LIMIT :size
+    SELECT o.thread_id
+    FROM (
+        SELECT thread_id FROM present
+        UNION SELECT thread_id FROM past
+        UNION SELECT i.thread_id FROM inbox, unnest(inbox.ids) i (thread_id) WHERE i.thread_id > :after_id) o
+    WHERE (SELECT whole FROM inbox)
+    ORDER BY o.thread_id
+    LIMIT :size
 )
-SELECT log_place() AS place, p.thread_id, v.thread,
-    CASE WHEN v.thread IS NULL THEN (
+SELECT log_place() AS place, p.thread_id, v.thread, inbox.whole,
+    CASE WHEN p.thread_id IS NOT DISTINCT FROM (SELECT min(thread_id) FROM page) THEN inbox.ids END AS inbox,
+    CASE WHEN v.thread IS NULL THEN coalesce((
         SELECT CASE WHEN m.left_rev IS NULL THEN 'deleted' WHEN m.removed THEN 'removed' ELSE 'left' END
         FROM memberships m
         WHERE m.thread_id = p.thread_id AND m.user_id = :user_id
-        ORDER BY m.joined_rev DESC LIMIT 1) END AS act
-FROM (VALUES (1)) always
+        ORDER BY m.joined_rev DESC LIMIT 1), (
+        SELECT 'deleted' FROM thread_heads h WHERE h.thread_id = p.thread_id AND h.deleted_at IS NOT NULL)) END AS act
+FROM inbox
 LEFT JOIN page p ON true
 LEFT JOIN LATERAL (
     SELECT v.thread FROM my_threads v WHERE v.user_id = :user_id AND v.thread_id = p.thread_id OFFSET 0) v ON true

@@ -24,6 +24,7 @@ CHANGED_SECONDS = 0.01  # between two times that it is said
 CHANGED = "changed"  # something, of whatever thread
 ENDED = "ended"  # the ids of sessions that are over
 PRESENCE = "presence"  # who came and who went
+STAFF = "staff"  # the ids of those who came to the staff, or left it
 TYPING = "typing"
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0  # no pong for so long: the server hangs or the line is dead

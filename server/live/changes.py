@@ -19,6 +19,10 @@ async def since(db: Db, *, thread_id: int, after_rev: int, size: int) -> list[as
 
 
 @query
+async def inside(db: Db, *, thread_ids: list[int], user_ids: list[int]) -> list[asyncpg.Record]: ...
+
+
+@query
 async def heads(db: Db, *, thread_ids: list[int]) -> list[asyncpg.Record]: ...
 
 
@@ -43,7 +47,7 @@ def sight_of(row: asyncpg.Record, user_id: int) -> Sight:
             row["from_seq"], row["until_seq"], row["from_rev"], row["until_rev"], strict=True
         )
     )
-    return Sight(user_id=user_id, everything=row["history"] == "all", spans=spans)
+    return Sight(user_id=user_id, everything=row["history"] == "all", spans=spans, guarded=row["guarded"])
 
 
 def event_of(row: asyncpg.Record, *, epoch: str, thread_id: int) -> Event:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from server.base import log
 from server.base.db import Db
@@ -63,6 +63,9 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """End as soon as possible; the client is to come back."""
+
+    def expel(self) -> None:
+        """End: they are no longer in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +137,18 @@ class Batch:
 class Feed:
     """One followed thread: the ring covers the revs up to head, without a gap."""
 
-    __slots__ = ("_batches", "asking", "checked", "early", "ephemeral", "filling", "fresh", "grace", "head", "heard_at",
-                 "known", "left_at", "number", "offer", "offer_at", "pause", "readers", "refill", "refilled_at", "ring",
-                 "ring_bytes", "round", "round_at", "thread_id")  # fmt: skip
+    __slots__ = ("_batches", "asking", "checked", "early", "ephemeral", "filling", "fresh", "grace", "guard", "guarded",
+                 "head", "heard_at", "inside", "known", "left_at", "number", "offer", "offer_at", "pause", "readers",
+                 "refill", "refilled_at", "ring", "ring_bytes", "round", "round_at", "thread_id")  # fmt: skip
 
     def __init__(self, thread_id: int, head: int) -> None:
         self.thread_id = thread_id
         self.head = self.known = head  # known: the highest rev that is said to exist
         self.ring: deque[Event] = deque()
         self.ring_bytes = 0
+        self.guarded = False  # a contact thread: see Hub.stays
+        self.guard: asyncio.Task[set[int]] | None = None  # a look at who is in it, that has not begun
+        self.inside: set[int] = set()  # those who were, when a round was last asked for
         self.early: dict[int, Event] = {}  # came before their predecessor
         self.fresh: list[Event] = []  # in the ring, not yet offered to the parked readers
         self.offer: asyncio.Handle | None = None  # the next offer
@@ -243,7 +249,7 @@ class Hub:
         self._rounds: list[Feed] = []  # whose round waits for that
         self._checking = False
         self._reading = asyncio.Semaphore(LOG_READERS)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, bus: "Doorbell", *, epoch: str) -> None:
         """Begin to poll and to beat, for as long as the worker lives."""
@@ -289,6 +295,7 @@ class Hub:
             if self._bus is not None:
                 self._spawn(self._bus.follow(thread_id))
         feed.readers.add(reader)
+        feed.guarded = reader.sight.guarded
         reader.heard = feed.number
         self._known(feed, head)
         return feed
@@ -355,6 +362,62 @@ class Hub:
         """A rev up to which this reader is a member now without having left; None when there is no such."""
         door = await changes.door(self._db, user_id=sight.user_id, thread_id=feed.thread_id)
         return door["last_rev"] if door is not None and door["from_rev"][-1] == sight.opened else None
+
+    async def stays(self, feed: Feed, user_id: int) -> bool:
+        """Whether a reader of a contact thread is in it, by a look that begins after this.
+
+        Whoever loses their role for the whole server is out of these threads, and no change of a thread says so. So
+        what is committed after that may ring before anybody knows of it, and each is asked for before they are told.
+        """
+        if feed.guard is None:
+            feed.guard = asyncio.ensure_future(self._guard(feed))
+            self._tasks.add(feed.guard)
+            feed.guard.add_done_callback(self._tasks.discard)
+            feed.guard.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return user_id in await asyncio.shield(feed.guard)  # others wait for it too
+
+    async def _guard(self, feed: Feed) -> set[int]:
+        await asyncio.sleep(0)  # whoever else is woken by the same news
+        feed.guard = None
+        return (await self._insiders([feed])).get(feed.thread_id, set())
+
+    async def _insiders(self, feeds: list[Feed]) -> dict[int, set[int]]:
+        """Who of the readers of these threads is in them now."""
+        pairs = list({(feed.thread_id, reader.sight.user_id) for feed in feeds for reader in feed.readers})
+        found: dict[int, set[int]] = {}
+        for start in range(0, len(pairs), POLL_PAGE):
+            some = pairs[start : start + POLL_PAGE]
+            rows = await changes.inside(
+                self._db, thread_ids=[one for one, _ in some], user_ids=[one for _, one in some]
+            )
+            for row in rows:
+                found.setdefault(row["thread_id"], set()).add(row["user_id"])
+        return found
+
+    def turned(self, payload: bytes = b"") -> None:
+        """Somebody came to the staff or left it: the ids."""
+        with contextlib.suppress(ValueError):
+            people = {int(word) for word in payload.split()}
+            if any(reader.sight.user_id in people for feed in self._guarded() for reader in feed.readers):
+                self._spawn(self._expel())
+
+    def _guarded(self) -> list[Feed]:
+        return [feed for feed in self._feeds.values() if feed.guarded and feed.readers]
+
+    async def _expel(self) -> None:
+        """Send away the readers of contact threads who are no longer in them."""
+        feeds = {feed: list(feed.readers) for feed in self._guarded()}  # not who comes meanwhile
+        if not feeds:
+            return
+        try:
+            inside = await self._insiders(list(feeds))
+        except Exception as error:  # the next poll asks again; and so does whatever they are told before
+            log.event("hub.blind", level="warning", reason=type(error).__name__)
+            return
+        for feed, readers in feeds.items():
+            for reader in readers:
+                if reader.sight.user_id not in inside.get(feed.thread_id, ()):
+                    reader.expel()
 
     async def _since(self, feed: Feed, cursor: int, size: int) -> list[Event]:
         async with self._reading:
@@ -439,6 +502,7 @@ class Hub:
             if silent:
                 self._unseen.update(silent)
                 await self._look_up()
+            await self._expel()
 
     # -- the ring
 
@@ -504,7 +568,7 @@ class Hub:
         batch, chunks = Batch(events), dict[Wire, bytes]()
         current = bool(feed.ring) and feed.ring[0].rev <= batch.first  # else some of it is outdated already
         for reader in feed.readers:
-            if reader.parked and current and batch.suits(reader):
+            if reader.parked and current and not feed.guarded and batch.suits(reader):
                 outlet = reader.outlet
                 chunk = chunks.get(outlet.wire)
                 if chunk is None:
@@ -562,6 +626,10 @@ class Hub:
                 numbers = {feed.thread_id: feed.number for feed in feeds}
                 heads = dict[int, int]()
                 with contextlib.suppress(Exception):  # the poll says so; the rounds come later
+                    if guarded := [feed for feed in feeds if feed.guarded]:
+                        inside = await self._insiders(guarded)
+                        for feed in guarded:
+                            feed.inside = inside.get(feed.thread_id, set())
                     heads = {
                         row["thread_id"]: row["last_rev"]
                         for row in await changes.heads(self._db, thread_ids=list(numbers))
@@ -598,7 +666,7 @@ class Hub:
         chunks: dict[tuple[Wire, int, int], bytes] = {}
         written, late = 0, False
         for reader in feed.readers:
-            if reader.heard >= feed.checked:
+            if reader.heard >= feed.checked or (feed.guarded and reader.sight.user_id not in feed.inside):
                 continue
             if not reader.parked or reader.cursor != feed.head:
                 late = True

@@ -39,6 +39,9 @@ PAIRS = 50_000  # of a changed thread and a member of it here, likewise: about a
 ASKED = 2000  # threads told again in one look, of all readers
 MISSED = 64  # threads that a slow reader remembers
 PAGE = 50  # threads read at once by a reader who catches up
+# Of the staff, who have no membership in most contact threads: looked through for one who catches up, and told; where
+# there are more, they are told to begin anew.
+INBOX_CHANGES, INBOX_THREADS = 20_000, 1000
 RESUMES = 3  # such reads at once, so that connections are left for the rest
 OPEN_XIDS = 32  # transactions under way that a cursor names
 TRIM_SECONDS, TRIM_ROWS = 30.0, 5000
@@ -65,7 +68,17 @@ async def tail(
 
 
 @query
-async def since(db: Db, *, user_id: int, seen: str, after_id: int, size: int) -> list[asyncpg.Record]: ...
+async def since(
+    db: Db,
+    *,
+    user_id: int,
+    seen: str,
+    after_id: int,
+    size: int,
+    inbox: list[int] | None,
+    looks: int,
+    most: int,
+) -> list[asyncpg.Record]: ...
 
 
 @query
@@ -169,6 +182,7 @@ class Look:
     whole: bool
     news: dict[int, list[News]] = field(default_factory=dict)  # by person
     own: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)  # xids, by thread and person
+    anew: set[int] = field(default_factory=set)  # people who see other threads from now on
 
     def xids(self, news: News, user_id: int) -> tuple[int, ...]:
         """Of what has changed for one person; none when nothing has."""
@@ -184,6 +198,7 @@ def look_of(rows: list[asyncpg.Record]) -> Look:
     look = Look(known(here["head"]), here["whole"])
     xids = {row["thread_id"]: _xids(row) for row in by_kind.get("changed", ())}
     look.own = {(row["thread_id"], row["user_ids"][0]): _xids(row) for row in by_kind.get("own", ())}
+    look.anew = {one for row in by_kind.get("anew", ()) for one in row["user_ids"]}
     threads = {row["thread_id"]: row for row in by_kind.get("thread", ())}
     messages: dict[int, list[asyncpg.Record]] = {}
     for row in by_kind.get("message", ()):
@@ -268,14 +283,18 @@ class UserReader(Reader):
         """Tell which of one's threads have changed since the place, as they are. What comes meanwhile is missed."""
         assert self.place is not None
         seen, after, here = self.place.text, 0, None
+        inbox: list[int] | None = None
         try:
             more = True
             while more and not self._ending:
                 async with self.outlet.turn():
                     if here is None:
                         self.missed = {}  # from the first page on; of what came before that each page tells
-                    rows, more = await self._merged.changed(self.user_id, seen, after)
-                    here = here or known(rows[0]["place"])
+                    rows, more = await self._merged.changed(self.user_id, seen, after, inbox)
+                    here, inbox = here or known(rows[0]["place"]), rows[0]["inbox"]
+                    if not rows[0]["whole"]:
+                        anew = resync(self.outlet.wire, cursor(self._merged.epoch, here))
+                        await self.outlet.send(anew)
                     told = [row for row in rows if row["thread_id"] is not None]
                     if told:
                         after = told[-1]["thread_id"]
@@ -383,10 +402,21 @@ class Merged:
                 del self._readers[reader.user_id]
         self._left.set()
 
-    async def changed(self, user_id: int, seen: str, after_id: int) -> tuple[list[asyncpg.Record], bool]:
+    async def changed(
+        self, user_id: int, seen: str, after_id: int, inbox: list[int] | None
+    ) -> tuple[list[asyncpg.Record], bool]:
         """A page of somebody's changed threads, and whether there are more."""
         async with self._reading:
-            rows = await since(self._db, user_id=user_id, seen=seen, after_id=after_id, size=PAGE + 1)
+            rows = await since(
+                self._db,
+                user_id=user_id,
+                seen=seen,
+                after_id=after_id,
+                size=PAGE + 1,
+                inbox=inbox,
+                looks=INBOX_CHANGES,
+                most=INBOX_THREADS,
+            )
         return rows[:PAGE], len(rows) > PAGE
 
     def tell(self, user_id: int, name: str, data: bytes) -> None:
@@ -482,6 +512,10 @@ class Merged:
 
     def _tell(self, look: Look, before: Place, now: float) -> None:
         id_ = cursor(self.epoch, look.place)
+        for user_id in look.anew:
+            look.news.pop(user_id, None)
+            for reader in list(self._readers.get(user_id, ())):
+                self._set_apart(reader, before, None)  # it reads what is so, and is told of that
         for user_id, news in look.news.items():
             fresh = [one for one in news if look.xids(one, user_id)]
             for reader in list(self._readers.get(user_id, ())):
@@ -568,6 +602,11 @@ class Merged:
 def stopping() -> Unavailable:
     """Another worker, or this one's successor, takes them."""
     return Unavailable("The server is stopping; come back in a moment.", code="stopping")
+
+
+def resync(wire: Wire, id_: str) -> bytes:
+    """Something is missing that can't be told: fetch afresh, and go on from here."""
+    return wire.event("resync", id_, b'{"cursor":"%b"}' % id_.encode())
 
 
 async def friends(ctx: Any, user_id: int, wire: Wire) -> bytes:

@@ -52,11 +52,14 @@ class Sight:
     ends the stream, before anything that came after it.
     """
 
-    __slots__ = ("everything", "floor", "opened", "spans", "user_id")
+    __slots__ = ("everything", "floor", "guarded", "opened", "spans", "user_id")
 
-    def __init__(self, *, user_id: int, everything: bool, spans: Sequence[Span]) -> None:
+    def __init__(
+        self, *, user_id: int, everything: bool, spans: Sequence[Span], guarded: bool = False
+    ) -> None:
         self.user_id = user_id
         self.everything = everything  # history: all
+        self.guarded = guarded  # a contact thread, out of which no change of it leads: see hub.Hub.stays
         self.spans = spans
         self.opened = spans[-1].from_rev
         # Above it a message needs no further look; below it the spans decide.

@@ -70,6 +70,9 @@ class ThreadReader(Reader):
         batch = await self._hub.after(feed, self.cursor, opened=self.sight.opened, size=self._page)
         if batch is None:
             return None
+        if feed.guarded and not await self._hub.stays(feed, self.sight.user_id):
+            self.expel()
+            return b""
         if batch.suits(self):
             shared = batch.frames(self.outlet.wire)
             if len(shared) <= PIECE_BYTES:
@@ -101,6 +104,11 @@ class ThreadReader(Reader):
                 self._end(event)
                 break
         return b"".join(frames)
+
+    def expel(self) -> None:
+        """End: this person is no longer in it, by something that is no change of the thread."""
+        self._end(None)
+        self.wake()
 
     def _end(self, event: Event | None) -> None:
         """Nothing more is for this reader, by this change, or by one that is not yet in sight."""

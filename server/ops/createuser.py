@@ -136,7 +136,7 @@ async def _change(conn: asyncpg.Connection, args: argparse.Namespace, password: 
             raise Refused("This account has been deactivated: make another, or have an admin bring it back.")
         admin.keep_an_admin(account, role=args.role, active=None)
         if args.role not in (None, account.role):
-            await admin.change(conn, user_id=user_id, name=None, role=args.role, active=None)
+            await admin.alter(conn, account, user_id, name=None, role=args.role, active=None)
             await _note(conn, "user.role", user_id, was=account.role, to=args.role)
         if password_hash is not None:
             await admin.set_password(conn, user_id=user_id, password_hash=password_hash)

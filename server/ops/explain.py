@@ -64,6 +64,7 @@ SAMPLES: dict[str, Any] = {
     "highs": [100, 10, 10],
     "horizon": "1",
     "ids": [7, 8, 9],
+    "inbox": None,
     "invite_id": 7,
     "key_hash": b"\x04" * 32,
     "key_id": 9001,
@@ -84,6 +85,7 @@ SAMPLES: dict[str, Any] = {
     "middle": 2000,
     "minutes": 20,
     "moment": datetime(2026, 3, 1, tzinfo=UTC),
+    "most": 1000,
     "most_kinds": 20,
     "muted": True,
     "name": "Somebody",
@@ -136,6 +138,7 @@ SAMPLES: dict[str, Any] = {
 OTHERWISE: dict[str, dict[str, Any]] = {
     "audit.newest_act": {"act": "session."},
     "audit.newest_of": {"act": "session."},
+    "admin.leave_inbox": {"user_id": 100},
     "bulk.advance_source": {"before": 100},
     "bulk.make_people": {"external_ids": ["irc:sample:new1", "irc:sample:new2"]},
     "bulk.make_townspeople": {
@@ -149,6 +152,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "keys.make_guest": {"username": "newcomer"},
     "members.enter": {"user_id": 200, "thread_id": 3001},
     "members.open_span": {"member_id": 499},
+    "merged.since": {"user_id": 100, "seen": "628:628:", "looks": 150},
     "messages.edit": {"seq": 2003},  # which has earlier texts, as the sample has it
     "messages.edits": {"seq": 2003, "after_rev": 0},
     "messages.send": {"client_id": "a new one"},
