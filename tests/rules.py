@@ -83,17 +83,24 @@ def ok(reply: Reply, status: int = 200) -> Any:
 
 
 async def dense(db: asyncpg.Pool, thread_id: int) -> int:
-    """One snapshot of a thread: seqs and revs without gap, times that never fall. Its last seq."""
+    """One snapshot of a thread: seqs and revs without gap, times that never fall. Its last seq.
+
+    Of a thread that is archived in part, all this from the border on; and above it, what was before is accounted for.
+    """
     row = await db.fetchrow(
         """
-        SELECT h.last_seq, h.last_rev, h.message_count, h.last_message_at,
+        SELECT h.last_seq, h.last_rev, h.message_count, h.last_message_at, h.archived_seq, h.log_floor,
+            (SELECT coalesce(sum(a.living), 0) FROM archives a WHERE a.thread_id = h.thread_id) AS archived_living,
+            (SELECT coalesce(sum(a.last_seq - a.first_seq + 1), 0) FROM archives a WHERE a.thread_id = h.thread_id)
+                AS archived_count,
             (SELECT array_agg(seq ORDER BY seq) FROM messages WHERE thread_id = h.thread_id) AS seqs,
             (SELECT array_agg(created_at ORDER BY seq) FROM messages WHERE thread_id = h.thread_id) AS times,
             (SELECT count(*) FROM messages WHERE thread_id = h.thread_id AND deleted_at IS NULL) AS living,
-            (SELECT array_agg(rev ORDER BY rev) FROM changes WHERE thread_id = h.thread_id) AS revs,
+            (SELECT array_agg(rev ORDER BY rev) FROM changes
+             WHERE thread_id = h.thread_id AND rev > h.log_floor) AS revs,
             (SELECT array_agg(c.seq ORDER BY c.rev) FROM changes c
-             WHERE c.thread_id = h.thread_id AND c.kind = 'message') AS told,
-            (SELECT count(*) FROM messages m WHERE m.thread_id = h.thread_id AND NOT EXISTS (
+             WHERE c.thread_id = h.thread_id AND c.kind = 'message' AND c.rev > h.log_floor) AS told,
+            (SELECT count(*) FROM messages m WHERE m.thread_id = h.thread_id AND m.rev > h.log_floor AND NOT EXISTS (
                 SELECT FROM changes c WHERE c.thread_id = m.thread_id AND c.rev = m.rev AND c.seq = m.seq)) AS untold
         FROM thread_heads h WHERE h.thread_id = $1
         """,
@@ -101,13 +108,16 @@ async def dense(db: asyncpg.Pool, thread_id: int) -> int:
     )
     assert row is not None
     seqs, times, revs = row["seqs"] or [], row["times"] or [], row["revs"] or []
-    assert seqs == list(range(1, row["last_seq"] + 1))
-    assert revs == list(range(1, row["last_rev"] + 1))
-    assert (row["told"] or []) == seqs, "a message was told out of order, twice or not at all"
+    assert seqs == list(range(row["archived_seq"] + 1, row["last_seq"] + 1))
+    assert revs == list(range(row["log_floor"] + 1, row["last_rev"] + 1))
+    told = row["told"] or []
+    latest = seqs[len(seqs) - len(told) :] if row["log_floor"] else seqs
+    assert told == latest, "a message was told out of order, twice or not at all"
     assert row["untold"] == 0, "the latest change of a message is not the change of its rev"
     assert times == sorted(times)
     assert row["last_message_at"] == (times[-1] if times else None)
-    assert row["message_count"] == row["living"]
+    assert row["message_count"] == row["living"] + row["archived_living"]
+    assert row["archived_count"] == row["archived_seq"]
     return int(row["last_seq"])
 
 

@@ -19,7 +19,8 @@ BLOCKS = all_blocks()
 GROWING = {
     "messages", "changes", "client_ids", "memberships", "users", "sessions", "thread_heads", "threads",
     "spent_tokens", "tickets", "audit", "blocks", "invites", "marks", "mentions", "reactions", "pins", "message_edits",
-    "deletions", "personal_changes", "archives", "contacts", "conversations",
+    "deletions", "personal_changes", "search_blocks", "search_grams", "search_late", "contacts", "conversations",
+    "archives",
 }  # fmt: skip
 ANY_PLAN = "any:"  # a header that begins so says why a full read is right there
 WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b|\bFOR (NO KEY )?(UPDATE|SHARE)\b")

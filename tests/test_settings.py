@@ -67,6 +67,8 @@ def test_what_is_set_is_read() -> None:
             "BOBBIN_DB_POOL": "4",
             "BOBBIN_DB_STATEMENT_CACHE": "0",
             "BOBBIN_MAX_BODY_BYTES": "2048",
+            "BOBBIN_RETENTION_DAYS": "30",
+            "BOBBIN_ARCHIVE_DIR": "/srv/files",
             "BOBBIN_LOG_LEVEL": "WARNING",
         }
     )
@@ -74,7 +76,7 @@ def test_what_is_set_is_read() -> None:
         *("::1", 0, "postgresql://u:p@h/d?sslmode=require", "rediss://h:6380/2", SECRET),
         *(Path("/srv/with space"), 3, True, False, False, False),
         *((ip_network("10.0.0.0/8"), ip_network("::1")), "https://chat.example.com"),
-        *(("https://a.example", "http://[::1]:3000"), 4, 0, 2048, "warning"),
+        *(("https://a.example", "http://[::1]:3000"), 4, 0, 2048, 30, "/srv/files", "warning"),
     )
     assert load(environment(settings)) == settings
 

@@ -200,7 +200,8 @@ class Told:
         missing = sorted(self._missing) + list(range(self.rev + 1, last_rev + 1))
         if missing:
             self.tally.found("lost", f"{where}: changes {brief(missing)} of {last_rev}", len(missing))
-        stale = sorted(seq for seq in self._shown if fresh.get(seq) != self._shown[seq])
+        first = min(fresh, default=0)  # what was before has been archived, or is missed by Sends
+        stale = sorted(seq for seq in self._shown if seq >= first and fresh.get(seq) != self._shown[seq])
         if stale:
             self.tally.found(
                 "stale", f"{where}: messages {brief(stale)} are not what a fresh page shows", len(stale)
@@ -332,15 +333,19 @@ class Sends:
     ) -> None:
         """A thread at rest: its JSON and all its pages. mine: what was sent to it; text_of: as it must be now."""
         where = f"thread {thread['id']}"
+        first = thread.get("archivedBefore", 1)
         seqs = [message["seq"] for message in messages]
-        if seqs != list(range(1, thread["lastSeq"] + 1)):
-            odd = sorted(set(range(1, thread["lastSeq"] + 1)) ^ set(seqs)) or seqs
-            self.found("not dense", f"{where}: pages do not hold 1 to {thread['lastSeq']}: {brief(odd)}")
+        wanted = range(first, thread["lastSeq"] + 1)
+        if seqs != list(wanted):
+            odd = sorted(set(wanted) ^ set(seqs)) or seqs
+            self.found(
+                "not dense", f"{where}: pages do not hold {first} to {thread['lastSeq']}: {brief(odd)}"
+            )
         times = [datetime.fromisoformat(message["createdAt"]) for message in messages]
         if times != sorted(times):
             self.found("not dense", f"{where}: createdAt falls")
         alive = sum("deletedAt" not in message for message in messages)
-        if thread["messageCount"] != alive:
+        if thread["messageCount"] != alive and first == 1:  # it counts the archived ones too
             self.found("wrong", f"{where}: messageCount is {thread['messageCount']}, {alive} are not deleted")
         there: dict[str, dict[str, Any]] = {}
         last: dict[str, int] = {}
@@ -359,8 +364,8 @@ class Sends:
             else:
                 last[sent.writer] = sent.number
         for sent in mine:
-            if sent.acknowledged is None:
-                continue  # it may be there, and need not
+            if sent.acknowledged is None or sent.seq < first:
+                continue  # it may be there, and need not; or it has been archived
             if sent.client_id in there:
                 self._compare(where, sent, there[sent.client_id], text_of(sent))
             else:

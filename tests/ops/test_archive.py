@@ -25,7 +25,7 @@ from tests.conftest import Backing, Cast
 from tests.live.talk import talk
 from tests.live.wire import wire
 from tests.ops.process import environment
-from tests.rules import ok, refused
+from tests.rules import dense, ok, refused
 
 LONG_AGO = timedelta(days=400)
 UP = quote("👍")
@@ -126,7 +126,11 @@ async def lively(api: Api, cast: Cast, db: asyncpg.Pool, count: int = 40, *, see
                 cast.team,
             )
     await db.execute(
-        "UPDATE messages SET created_at = created_at - $2::interval WHERE thread_id = $1", cast.team, LONG_AGO
+        """WITH head AS (
+               UPDATE thread_heads SET last_message_at = last_message_at - $2::interval WHERE thread_id = $1)
+           UPDATE messages SET created_at = created_at - $2::interval WHERE thread_id = $1""",
+        cast.team,
+        LONG_AGO,
     )
 
 
@@ -181,6 +185,7 @@ async def test_what_leaves_in_whatever_pieces_comes_back_byte_for_byte(
         border = await archived.border()
         seqs, told = await walked(api, cast)
         assert seqs == list(range(border + 1, 41))
+        assert await dense(db, cast.team) == 40
         assert told == (border + 1 if border else None)
         assert (await walked(api, cast, "desc"))[0] == seqs[::-1]
         thread = ok(await api.get(f"/api/threads/{cast.team}", as_=cast.ben))["thread"]

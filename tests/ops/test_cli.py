@@ -32,6 +32,7 @@ def test_help_names_every_command(folder: Path) -> None:
         "import",
         "createuser",
         "verify",
+        "archive",
         "explain",
         "settings",
         "routes",
