@@ -52,26 +52,29 @@ WITH since AS MATERIALIZED (
     SELECT u.id AS user_id
     FROM users u
     WHERE u.id = ANY(:user_ids::bigint[]) AND u.role <> 'member' AND u.deactivated_at IS NULL
+), changed AS MATERIALIZED (
+    SELECT f.*, h.member_count
+    FROM (
+        SELECT thread_id, array_agg(DISTINCT xid::text) AS xids, bool_or(act = 'joined') AS joined
+        FROM fresh GROUP BY thread_id) f
+    CROSS JOIN LATERAL (SELECT h.member_count FROM thread_heads h WHERE h.thread_id = f.thread_id OFFSET 0) h
 ), counted AS MATERIALIZED (
     SELECT (SELECT count(*) FROM fresh) <= :size AND (SELECT count(*) FROM own) <= :size AND (
-            SELECT coalesce(sum(CASE h.member_count WHEN 0 THEN (SELECT count(*) FROM staff)
-                ELSE least(h.member_count, cardinality(:user_ids::bigint[])) END), 0)
-            FROM (SELECT DISTINCT f.thread_id FROM fresh f) f
-            CROSS JOIN LATERAL (SELECT h.member_count FROM thread_heads h WHERE h.thread_id = f.thread_id OFFSET 0) h
+            SELECT coalesce(sum(CASE c.member_count WHEN 0 THEN (SELECT count(*) FROM staff)
+                ELSE least(c.member_count, cardinality(:user_ids::bigint[])) END), 0)
+            FROM changed c
         ) <= :pairs AS whole,
         greatest((SELECT max(xid::text::bigint) FROM fresh), (SELECT max(xid::text::bigint) FROM own),
             pg_snapshot_xmax(:seen::text::pg_snapshot)::text::bigint - 1)::text::xid8 AS latest
 ), here AS MATERIALIZED (
     SELECT unnest(:user_ids::bigint[]) AS user_id
 ), news AS MATERIALIZED (
-    SELECT f.thread_id, array_agg(DISTINCT f.xid::text) AS xids, bool_or(f.act = 'joined') AS joined,
+    SELECT c.thread_id, c.xids, c.joined,
         -- Of whom there are less: its members, or the people here.
-        (SELECT h.member_count <= 2 * cardinality(:user_ids) FROM thread_heads h WHERE h.thread_id = f.thread_id) AS few,
-        (SELECT h.member_count = 0 AND t.kind = 'contact'
-         FROM thread_heads h JOIN threads t ON t.id = h.thread_id WHERE h.thread_id = f.thread_id) AS inbox
-    FROM fresh f
+        c.member_count <= 2 * cardinality(:user_ids) AS few,
+        c.member_count = 0 AND (SELECT t.kind FROM threads t WHERE t.id = c.thread_id) = 'contact' AS inbox
+    FROM changed c
     WHERE (SELECT whole FROM counted)
-    GROUP BY f.thread_id
 ), wanted AS MATERIALIZED (
     SELECT o.thread_id, o.user_id FROM own o JOIN here ON here.user_id = o.user_id WHERE o.thread_id > 0
     UNION ALL

@@ -273,8 +273,9 @@ WITH door AS (
     -- Locked: an edit or deletion of it that commits first, and so has the earlier rev, is seen.
     SELECT m.*
     FROM messages m
-    JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
-    WHERE m.thread_id = :thread_id AND m.seq = :reply_to::bigint
+    WHERE m.thread_id = :thread_id AND m.seq = :reply_to::bigint AND EXISTS (
+        SELECT FROM sights s
+        WHERE s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high)
     FOR SHARE OF m
 ), mentioned AS MATERIALIZED (
     SELECT members_named(:thread_id, :user_id, nullif(:handles::text[], '{}')) AS ids
@@ -436,8 +437,10 @@ JOIN users a ON a.id = e.author_id
 LEFT JOIN head ON true
 LEFT JOIN LATERAL (
     SELECT m.* FROM messages m
-    JOIN sights s ON s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high
-    WHERE m.thread_id = :thread_id AND m.seq = e.reply_to OFFSET 0) q ON true
+    WHERE m.thread_id = :thread_id AND m.seq = e.reply_to AND EXISTS (
+        SELECT FROM sights s
+        WHERE s.user_id = :user_id AND s.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high)
+    OFFSET 0) q ON true
 LEFT JOIN users qa ON qa.id = q.author_id;
 
 -- name: edits :one
