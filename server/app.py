@@ -18,6 +18,7 @@ from server.base.front import ALWAYS, Front, garbled
 from server.base.http import Cursors
 from server.base.limits import Limits
 from server.base.passwords import Passwords
+from server.base.replica import Replica
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
 from server.live import changes, presence, typists
@@ -72,6 +73,16 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
             settings.database_url, size=settings.db_pool_size, statement_cache=settings.db_statement_cache
         )
         ctx.db = Connections(pool)
+        ctx.reads, ctx.replica = ctx.db, None
+        if settings.database_read_url:
+            ctx.reads = ctx.replica = Replica(
+                ctx.db,
+                primary_url=settings.database_url,
+                url=settings.database_read_url,
+                size=settings.db_pool_size,
+                statement_cache=settings.db_statement_cache,
+            )
+            ctx.replica.start()
         ctx.hub = Hub(ctx.db)
         # What is told to whoever joins a thread: see live/stream.current
         ctx.joining = [receipts.joining, typists.joining, presence.joining]
@@ -143,6 +154,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         await ctx.bus.close()
         await ctx.limits.close()
         ctx.passwords.close()
+        if ctx.replica is not None:
+            await ctx.replica.close()
         try:
             async with asyncio.timeout(2):
                 await asyncio.gather(ctx.tailing.close(), ctx.db.close())

@@ -28,18 +28,22 @@ async def livez(_: Request) -> HTTPResponse:
 async def readyz(request: Request) -> HTTPResponse:
     """Whether this server can serve, and the state of what it needs.
 
-    Without Redis all works, later: that is degraded, and 200. 503 without the database, while starting and draining.
+    Without Redis all works, later: that is degraded, and 200. So is a replica that is not read from. 503 without the
+    database, while starting and draining.
     """
     ctx = request.app.ctx
     database, redis = await asyncio.gather(_database(ctx.db), ctx.bus.answers())
     app = "draining" if ctx.hub.closing else "ok"
     up = database and app == "ok" and bool(ctx.epoch)
+    replica = ctx.replica.state if ctx.replica is not None else None
     body = {
-        "status": "unavailable" if not up else "ok" if redis else "degraded",
+        "status": "unavailable" if not up else "ok" if redis and replica in (None, "ok") else "degraded",
         "app": app,
         "database": "ok" if database else "away",
         "redis": "ok" if redis else "away",
     }
+    if replica is not None:
+        body["replica"] = replica
     return json_bytes(orjson.dumps(body), status=200 if up else 503)
 
 

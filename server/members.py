@@ -146,7 +146,7 @@ async def list_members(request: Request, thread_id: int, query: MemberQuery) -> 
     if query.cursor is not None:
         (after_id,) = ctx.cursors.open(purpose, query.cursor, count=1)
     row = await list(
-        ctx.db,
+        ctx.reads,
         user_id=request.ctx.user_id,
         thread_id=thread_id,
         after_id=after_id,

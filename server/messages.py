@@ -138,9 +138,9 @@ async def list_messages(request: Request, thread_id: int, query: MessageQuery) -
         "direction": 1 if order == "asc" else -1,
     }
     if onward == (order == "asc"):
-        row = await page_after(request.app.ctx.db, after=position, **question)
+        row = await page_after(request.app.ctx.reads, after=position, **question)
         return _page(request, thread_id, order, row, low=position + 1, high=position)
-    row = await page_before(request.app.ctx.db, before=position, **question)
+    row = await page_before(request.app.ctx.reads, before=position, **question)
     return _page(request, thread_id, order, row, low=position, high=position - 1)
 
 
@@ -150,10 +150,10 @@ async def _window(request: Request, thread_id: int, query: MessageQuery) -> HTTP
         raise BadRequest("A window is always ascending.", code="bad_parameter")
     middle = query.around
     if query.at is not None:
-        middle = await seq_at(request.app.ctx.db, **who, moment=query.at)
+        middle = await seq_at(request.app.ctx.reads, **who, moment=query.at)
     if middle is None:
         raise NotFound()
-    row = await window(request.app.ctx.db, **who, middle=middle, size=query.limit)
+    row = await window(request.app.ctx.reads, **who, middle=middle, size=query.limit)
     return _page(request, thread_id, "asc", row, low=1, high=0)
 
 
@@ -199,7 +199,7 @@ def _page(
 @answers({200: shapes.MessageAnswer}, {404: "message_archived"})
 async def get_message(request: Request, thread_id: int, seq: int) -> HTTPResponse:
     """One message."""
-    found = await get(request.app.ctx.db, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
+    found = await get(request.app.ctx.reads, user_id=request.ctx.user_id, thread_id=thread_id, seq=seq)
     if found is None:
         raise await missing(request, thread_id, seq)
     return json_bytes(f'{{"message":{found}}}')
@@ -348,7 +348,7 @@ async def list_edits(request: Request, thread_id: int, seq: int, query: EditQuer
     if query.cursor is not None:
         (after_rev,) = ctx.cursors.open(purpose, query.cursor, count=1)
     who = {"user_id": request.ctx.user_id, "thread_id": thread_id, "seq": seq}
-    row = await edits(ctx.db, **who, after_rev=after_rev, size=query.limit)
+    row = await edits(ctx.reads, **who, after_rev=after_rev, size=query.limit)
     if row is None:
         raise await missing(request, thread_id, seq)
     if not row["allowed"]:

@@ -109,7 +109,7 @@ async def list_receipts(request: Request, thread_id: int, seq: int, query: Recei
     if query.cursor is not None:
         after = ctx.cursors.open(purpose, query.cursor, count=2)
     row = await of_message(
-        ctx.db,
+        ctx.reads,
         user_id=request.ctx.user_id,
         thread_id=thread_id,
         seq=seq,

@@ -426,6 +426,13 @@ class Ready(Shape):
     app: Literal["ok", "starting", "draining"]
     database: Literal["ok", "away", "unknown"]
     redis: Literal["ok", "away", "unknown"]
+    replica: (
+        Annotated[
+            Literal["ok", "behind", "away", "refused"],
+            Meta(description="with DATABASE_READ_URL; read from when ok"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 # ---- what is no JSON, and what streams tell ----------------------------------------------------

@@ -113,7 +113,7 @@ async def list_threads(request: Request, query: ThreadQuery) -> HTTPResponse:
     if query.cursor is not None:
         before_at, before_id = ctx.cursors.open(purpose, query.cursor, count=2)
     row = await mine(
-        ctx.db,
+        ctx.reads,
         user_id=request.ctx.user_id,
         search=query.search or None,
         kind=query.kind,
@@ -141,7 +141,7 @@ async def list_channels(request: Request, query: ChannelQuery) -> HTTPResponse:
     ctx, search = request.app.ctx, query.search or None
     after_title, after_id = _channel_place(request, query.cursor)
     row = await channels(
-        ctx.db,
+        ctx.reads,
         user_id=request.ctx.user_id,
         search=search,
         after_title=after_title,
@@ -232,11 +232,11 @@ async def _direct(request: Request, others: list[int]) -> HTTPResponse:
 @answers({200: shapes.ThreadAnswer})
 async def get_thread(request: Request, thread_id: int) -> HTTPResponse:
     """One thread; a channel also before joining it, then with role null and nothing of what was said."""
-    return await _shown(request, thread_id, status=200)
+    return await _shown(request, thread_id, status=200, db=request.app.ctx.reads)
 
 
-async def _shown(request: Request, thread_id: int, *, status: int) -> HTTPResponse:
-    db = request.app.ctx.db
+async def _shown(request: Request, thread_id: int, *, status: int, db: "Db | None" = None) -> HTTPResponse:
+    db = db or request.app.ctx.db
     found = await get(db, user_id=request.ctx.user_id, thread_id=thread_id)
     if found is None:
         found = await channel(db, thread_id=thread_id)

@@ -125,7 +125,7 @@ async def search_users(request: Request, query: PeopleQuery) -> HTTPResponse:
     by name.
     """
     part = "%" + re.sub(r"([\\%_])", r"\\\1", query.search) + "%"
-    found = await find(request.app.ctx.db, search=query.search, part=part, size=query.limit)
+    found = await find(request.app.ctx.reads, search=query.search, part=part, size=query.limit)
     return json_bytes(f'{{"users":{found}}}')
 
 

@@ -53,6 +53,7 @@ def test_what_is_set_is_read() -> None:
             "HOST": "[::1]",
             "PORT": "0",
             "DATABASE_URL": "postgresql://u:p@h/d?sslmode=require",
+            "DATABASE_READ_URL": "postgres://u:p@r/d",
             "REDIS_URL": "rediss://h:6380/2",
             "JWT_SECRET": SECRET,
             "BOBBIN_DATA_DIR": "/srv/with space",
@@ -67,16 +68,18 @@ def test_what_is_set_is_read() -> None:
             "BOBBIN_DB_POOL": "4",
             "BOBBIN_DB_STATEMENT_CACHE": "0",
             "BOBBIN_MAX_BODY_BYTES": "2048",
+            "BOBBIN_PHONE_COUNTRY_CODE": "+49",
             "BOBBIN_RETENTION_DAYS": "30",
             "BOBBIN_ARCHIVE_DIR": "/srv/files",
             "BOBBIN_LOG_LEVEL": "WARNING",
         }
     )
     assert dataclasses.astuple(settings) == (
-        *("::1", 0, "postgresql://u:p@h/d?sslmode=require", "rediss://h:6380/2", SECRET),
+        *("::1", 0, "postgresql://u:p@h/d?sslmode=require", "postgres://u:p@r/d", "rediss://h:6380/2"),
+        SECRET,
         *(Path("/srv/with space"), 3, True, False, False, False),
         *((ip_network("10.0.0.0/8"), ip_network("::1")), "https://chat.example.com"),
-        *(("https://a.example", "http://[::1]:3000"), 4, 0, 2048, 30, "/srv/files", "warning"),
+        *(("https://a.example", "http://[::1]:3000"), 4, 0, 2048, "49", 30, "/srv/files", "warning"),
     )
     assert load(environment(settings)) == settings
 
@@ -95,13 +98,14 @@ def test_all_faults_are_told_at_once_each_in_a_sentence() -> None:
         BOBBIN_CORS_ORIGINS="https://a.example,*",
         BOBBIN_DB_POOL="-1",
         BOBBIN_MAX_BODY_BYTES="1e6",
+        BOBBIN_PHONE_COUNTRY_CODE="049",
         BOBBIN_LOG_LEVEL="loud",
     )
     names = [line.split()[0] for line in told]
     assert names == [
         *("HOST", "PORT", "DATABASE_URL", "REDIS_URL", "JWT_SECRET", "BOBBIN_WORKERS", "BOBBIN_DEMO"),
         *("BOBBIN_TRUSTED_PROXIES", "BOBBIN_PUBLIC_URL", "BOBBIN_CORS_ORIGINS"),
-        *("BOBBIN_DB_POOL", "BOBBIN_MAX_BODY_BYTES", "BOBBIN_LOG_LEVEL"),
+        *("BOBBIN_DB_POOL", "BOBBIN_MAX_BODY_BYTES", "BOBBIN_PHONE_COUNTRY_CODE", "BOBBIN_LOG_LEVEL"),
     ]
     assert all(line.endswith(".") for line in told)
     assert "hush" not in "".join(told)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -145,6 +145,17 @@ class Connections:
             raise
         self.give_back(conn)
 
+    async def reading(self, work: Callable[[asyncpg.Connection], Awaitable[R]]) -> R:
+        """Several questions that only read, on one connection; base/replica.py may ask them elsewhere."""
+        conn = await self.take()
+        try:
+            answer = await work(conn)
+        except BaseException:
+            self.give_up(conn)
+            raise
+        self.give_back(conn)
+        return answer
+
     async def close(self) -> None:
         """Close all; waits for those in use."""
         for conn in self._at_hand:
@@ -204,20 +215,26 @@ async def _generic(conn: asyncpg.Connection) -> None:
 
 
 async def open_pool(
-    dsn: str, *, size: int, statement_cache: int, name: str = "bobbin", generic: bool = False
+    dsn: str,
+    *,
+    size: int,
+    statement_cache: int,
+    name: str = "bobbin",
+    generic: bool = False,
+    begin: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
 ) -> asyncpg.Pool:
     """At most `size` connections. Connects to none: a server may start before its database.
 
     statement_cache is the number of prepared statements a connection keeps; 0 for PgBouncer.
     generic: each is planned once, not five times for its values first. Not without that cache, where it would
-    gain nothing, and PgBouncer would hand the setting on to others.
+    gain nothing, and PgBouncer would hand the setting on to others. begin: what to do with each that is new.
     """
     return await asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=size,
         reset=_keep,
-        init=_generic if generic and statement_cache else None,
+        init=_generic if generic and statement_cache else begin,
         statement_cache_size=statement_cache,
         command_timeout=COMMAND_SECONDS,
         max_inactive_connection_lifetime=0,

@@ -30,7 +30,8 @@ class Settings:
 
     host: str
     port: int
-    database_url: str = field(repr=False)  # these three carry passwords
+    database_url: str = field(repr=False)  # these four carry passwords
+    database_read_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     jwt_secret: str = field(repr=False)  # "" until `with_secret` where one may be made
     data_dir: Path
@@ -205,6 +206,17 @@ SETTINGS = (
         "Postgres 15 or later, as postgres://user:password@host/database.",
         _url("postgres", "postgresql"),
         "an own Postgres in the data folder",
+    ),
+    Setting(
+        "DATABASE_READ_URL",
+        "database_read_url",
+        "URL",
+        "",
+        "",
+        "A streaming replica of that Postgres, itself and no pool before it: pages, lists and search are read there"
+        " whenever it has all that anybody can have seen, else from the primary.",
+        _url("postgres", "postgresql"),
+        "none",
     ),
     Setting(
         "REDIS_URL",

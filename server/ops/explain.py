@@ -66,6 +66,7 @@ SAMPLES: dict[str, Any] = {
     "ids": [7, 8, 9],
     "inbox": None,
     "invite_id": 7,
+    "key": 2**61,
     "key_hash": b"\x04" * 32,
     "key_id": 9001,
     "key_ids": [9001, 9002],
