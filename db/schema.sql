@@ -138,6 +138,24 @@ CREATE FUNCTION public.contact_json(c public.contacts) RETURNS text
     || ',"createdAt":' || time_json(c.created_at) || ',"updatedAt":' || time_json(c.updated_at) || '}' $$;
 
 --
+-- Name: contact_needle(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contact_needle(needle text) RETURNS tsquery
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT string_agg(DISTINCT '''' || replace(replace(substr(folded.needle, n, 3), '\', '\\'), '''', '''''') || ''''
+           || CASE WHEN length(folded.needle) < 3 THEN ':*' ELSE '' END, ' & ')::tsquery
+   FROM (SELECT lower(needle) AS needle) folded, generate_series(1, greatest(1, length(folded.needle) - 2)) n $$;
+
+--
+-- Name: contact_text(text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contact_text(name text, phone_number text, email text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
+
+--
 -- Name: contacts_tally(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -158,6 +176,14 @@ BEGIN
 END $$;
 
 --
+-- Name: conversation_day(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversation_day(last_at timestamp with time zone) RETURNS date
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT timezone('UTC', last_at)::date $$;
+
+--
 -- Name: conversations; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -168,6 +194,7 @@ CREATE TABLE public.conversations (
     status text DEFAULT 'open'::text NOT NULL,
     snoozed_until timestamp with time zone,
     assignee_id bigint,
+    labels text[] DEFAULT '{}'::text[] NOT NULL,
     CONSTRAINT conversations_snoozed_until CHECK (((status = 'snoozed'::text) = (snoozed_until IS NOT NULL))),
     CONSTRAINT conversations_status CHECK ((status = ANY (ARRAY['open'::text, 'snoozed'::text, 'closed'::text])))
 )
@@ -182,9 +209,108 @@ CREATE FUNCTION public.conversation_json(n public.conversations) RETURNS text
     AS $$ SELECT '{"id":' || n.contact_id || ',"phoneNumber":' || coalesce(to_json(c.phone_number)::text, 'null')
     || ',"status":"' || n.status || '","snoozedUntil":' || coalesce(time_json(n.snoozed_until), 'null')
     || ',"assigneeId":' || coalesce(n.assignee_id::text, 'null')
-    || ',"labels":' || coalesce((
-        SELECT json_agg(l.label ORDER BY l.label)::text FROM conversation_labels l WHERE l.thread_id = n.thread_id), '[]') || '}'
+    || ',"labels":' || to_json(n.labels)::text || '}'
    FROM contacts c WHERE c.id = n.contact_id $$;
+
+--
+-- Name: conversation_row(public.conversations, bigint, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversation_row(n public.conversations, reader bigint, since timestamp with time zone) RETURNS TABLE(conversation text)
+    LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
+    AS $$ SELECT '{"id":' || n.thread_id || ',"contactId":' || n.contact_id || ',"name":' || c.name
+        || ',"phoneNumber":' || coalesce('"' || c.phone_number || '"', 'null')
+        || ',"content":' || coalesce(to_json(left(m.text, 200))::text, '""') || ',"createdAt":' || time_json(n.last_at)
+        || ',"unreadCount":' || r.unread || ',"lastSeq":' || r.last_seq
+        || ',"author":' || CASE m.author_id
+            WHEN n.contact_id THEN '{"id":' || n.contact_id || ',"name":' || c.name || ',"kind":"contact"}'
+            ELSE coalesce(a.author, 'null') END
+        || ',"status":"' || n.status || '","snoozedUntil":' || coalesce(time_json(n.snoozed_until), 'null')
+        || ',"assignee":' || coalesce(s.assignee, 'null') || ',"labels":' || to_json(n.labels)::text || '}'
+   FROM (SELECT to_json(name)::text AS name, phone_number FROM contacts WHERE id = n.contact_id OFFSET 0) c
+   CROSS JOIN LATERAL (SELECT * FROM conversation_unread(n, reader, since) OFFSET 0) r
+   LEFT JOIN LATERAL (
+       SELECT author_id, text FROM messages WHERE thread_id = n.thread_id AND seq = r.last_seq OFFSET 0) m ON true
+   LEFT JOIN LATERAL (
+       SELECT author_json(u) AS author FROM users u WHERE u.id = m.author_id AND m.author_id <> n.contact_id OFFSET 0) a ON true
+   LEFT JOIN LATERAL (
+       SELECT '{"id":' || id || ',"name":' || to_json(name)::text || '}' AS assignee
+       FROM users WHERE id = n.assignee_id OFFSET 0) s ON true $$;
+
+--
+-- Name: conversation_unread(public.conversations, bigint, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversation_unread(n public.conversations, reader bigint, since timestamp with time zone) RETURNS TABLE(last_seq bigint, unread bigint)
+    LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
+    AS $$ SELECT h.last_seq, CASE WHEN h.last_deleted_seq <= d.read_seq THEN h.last_seq - d.read_seq
+       ELSE h.last_seq - d.read_seq - deleted_after(n.thread_id, d.read_seq) END
+   FROM (SELECT last_seq, last_deleted_seq, archived_seq FROM thread_heads WHERE thread_id = n.thread_id OFFSET 0) h
+   LEFT JOIN LATERAL (
+       SELECT read_seq FROM memberships
+       WHERE thread_id = n.thread_id AND user_id = reader AND left_rev IS NULL OFFSET 0) own ON true
+   CROSS JOIN LATERAL (
+       SELECT greatest(h.archived_seq, coalesce(own.read_seq, CASE
+           WHEN since > n.last_at THEN h.last_seq
+           ELSE (SELECT CASE WHEN since <= t.created_at THEN 0
+                    ELSE seq_before(n.thread_id, since, h.archived_seq + 1, h.last_seq) END
+                 FROM threads t WHERE t.id = n.thread_id) END)) AS read_seq OFFSET 0) d $$;
+
+--
+-- Name: conversations_add(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversations_add() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN
+    PERFORM tally(added.status, added.count), tally('conversations', added.count)
+    FROM (SELECT status, count(*) AS count FROM new_rows WHERE last_at IS NOT NULL GROUP BY status) added;
+    RETURN NULL;
+END $$;
+
+--
+-- Name: conversations_add_days(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversations_add_days() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN
+    PERFORM tally_day(added.at, added.status, added.count)
+    FROM (SELECT min(last_at) AS at, status, count(*) AS count FROM new_rows
+          WHERE last_at IS NOT NULL GROUP BY conversation_day(last_at), status) added;
+    RETURN NULL;
+END $$;
+
+--
+-- Name: conversations_change_days(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversations_change_days() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN
+    IF OLD.last_at IS NOT NULL THEN
+        PERFORM tally_day(OLD.last_at, OLD.status, -1);
+    END IF;
+    IF NEW.last_at IS NOT NULL THEN
+        PERFORM tally_day(NEW.last_at, NEW.status, 1);
+    END IF;
+    RETURN NULL;
+END $$;
+
+--
+-- Name: conversations_label(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversations_label() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN
+    DELETE FROM conversation_labels
+    WHERE thread_id = NEW.thread_id AND (NEW.last_at IS NULL OR label <> ALL (NEW.labels));
+    INSERT INTO conversation_labels (thread_id, label, last_at)
+    SELECT NEW.thread_id, label, NEW.last_at FROM unnest(NEW.labels) AS label WHERE NEW.last_at IS NOT NULL
+    ON CONFLICT (thread_id, label) DO UPDATE SET last_at = excluded.last_at;
+    RETURN NULL;
+END $$;
 
 --
 -- Name: conversations_tally(); Type: FUNCTION; Schema: public; Owner: -
@@ -378,7 +504,9 @@ CREATE FUNCTION public.log_place(latest xid8) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT coalesce(min(open.xid), place.after) || ':' || place.after || ':'
         || coalesce(string_agg(open.xid::text, ',' ORDER BY open.xid), '')
-   FROM (SELECT latest::text::bigint + 1 AS after) place
+   FROM (SELECT CASE WHEN pg_is_in_recovery()
+            THEN least(latest::text::bigint + 1, pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
+            ELSE latest::text::bigint + 1 END AS after) place
    LEFT JOIN (SELECT x::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) x) open ON open.xid < place.after
    GROUP BY place.after $$;
 
@@ -543,9 +671,34 @@ CREATE FUNCTION public.status_of(seq bigint, delivered bigint, seen bigint) RETU
 --
 
 CREATE FUNCTION public.tally(what text, more bigint) RETURNS void
-    LANGUAGE sql
-    AS $$ INSERT INTO tallies AS t (name, shard, count) VALUES (what, pg_backend_pid() % 16, more)
-   ON CONFLICT (name, shard) DO UPDATE SET count = t.count + excluded.count $$;
+    LANGUAGE plpgsql
+    AS $$ DECLARE mine smallint;
+BEGIN
+    SELECT t.shard INTO mine FROM tallies t WHERE t.name = what LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE tallies t SET count = t.count + more WHERE t.name = what AND t.shard = mine;
+    ELSE
+        INSERT INTO tallies AS t (name, shard, count) VALUES (what, (random() * 32767)::smallint, more)
+        ON CONFLICT (name, shard) DO UPDATE SET count = t.count + excluded.count;
+    END IF;
+END $$;
+
+--
+-- Name: tally_day(timestamp with time zone, text, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.tally_day(at timestamp with time zone, state text, more bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$ DECLARE mine bigint;
+BEGIN
+    SELECT d.id INTO mine FROM conversation_days d
+    WHERE d.day = conversation_day(at) AND d.status = state LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE conversation_days d SET count = d.count + more WHERE d.id = mine;
+    ELSE
+        INSERT INTO conversation_days (day, status, count) VALUES (conversation_day(at), state, more);
+    END IF;
+END $$;
 
 --
 -- Name: time_json(timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
@@ -698,12 +851,38 @@ CREATE TABLE public.client_ids (
 );
 
 --
+-- Name: conversation_days; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.conversation_days (
+    id bigint NOT NULL,
+    day date NOT NULL,
+    status text NOT NULL,
+    count bigint NOT NULL
+)
+WITH (fillfactor='50');
+
+--
+-- Name: conversation_days_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.conversation_days ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.conversation_days_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+--
 -- Name: conversation_labels; Type: TABLE; Schema: public; Owner: -
 --
 
 CREATE TABLE public.conversation_labels (
     thread_id bigint NOT NULL,
-    label text NOT NULL
+    label text NOT NULL,
+    last_at timestamp with time zone NOT NULL
 );
 
 --
@@ -1262,6 +1441,13 @@ ALTER TABLE ONLY public.contacts
     ADD CONSTRAINT contacts_thread_id_key UNIQUE (thread_id);
 
 --
+-- Name: conversation_days conversation_days_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.conversation_days
+    ADD CONSTRAINT conversation_days_pkey PRIMARY KEY (id);
+
+--
 -- Name: conversation_labels conversation_labels_pkey; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -1491,7 +1677,7 @@ CREATE INDEX changes_by_xid ON public.changes USING btree (xid);
 -- Name: contacts_by_name; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX contacts_by_name ON public.contacts USING btree (lower(name), id) WHERE (deleted_at IS NULL);
+CREATE INDEX contacts_by_name ON public.contacts USING btree (lower(name), id) INCLUDE (name) WHERE (deleted_at IS NULL);
 
 --
 -- Name: contacts_by_part; Type: INDEX; Schema: public; Owner: -
@@ -1512,10 +1698,22 @@ CREATE UNIQUE INDEX contacts_external_id_key ON public.contacts USING btree (ext
 CREATE UNIQUE INDEX contacts_phone_number_key ON public.contacts USING btree (phone_number) WHERE (deleted_at IS NULL);
 
 --
--- Name: conversation_labels_by_label; Type: INDEX; Schema: public; Owner: -
+-- Name: contacts_unnumbered; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX conversation_labels_by_label ON public.conversation_labels USING btree (label, thread_id);
+CREATE INDEX contacts_unnumbered ON public.contacts USING btree (lower(name), lower(COALESCE(email, ''::text)), id) WHERE ((phone_number IS NULL) AND (external_id IS NULL) AND (deleted_at IS NULL));
+
+--
+-- Name: conversation_days_by_day; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversation_days_by_day ON public.conversation_days USING btree (day, status);
+
+--
+-- Name: conversation_labels_latest; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX conversation_labels_latest ON public.conversation_labels USING btree (label, last_at, thread_id);
 
 --
 -- Name: conversations_by_assignee; Type: INDEX; Schema: public; Owner: -
@@ -1701,13 +1899,37 @@ CREATE TRIGGER contacts_changed AFTER UPDATE ON public.contacts REFERENCING OLD 
 -- Name: conversations conversations_added; Type: TRIGGER; Schema: public; Owner: -
 --
 
-CREATE TRIGGER conversations_added AFTER INSERT ON public.conversations FOR EACH ROW WHEN ((new.last_at IS NOT NULL)) EXECUTE FUNCTION public.conversations_tally();
+CREATE TRIGGER conversations_added AFTER INSERT ON public.conversations REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.conversations_add();
 
 --
 -- Name: conversations conversations_changed; Type: TRIGGER; Schema: public; Owner: -
 --
 
 CREATE TRIGGER conversations_changed AFTER UPDATE ON public.conversations FOR EACH ROW WHEN (((old.status <> new.status) OR ((old.last_at IS NULL) <> (new.last_at IS NULL)))) EXECUTE FUNCTION public.conversations_tally();
+
+--
+-- Name: conversations conversations_days_added; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER conversations_days_added AFTER INSERT ON public.conversations REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.conversations_add_days();
+
+--
+-- Name: conversations conversations_days_changed; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER conversations_days_changed AFTER UPDATE ON public.conversations FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) OR (public.conversation_day(old.last_at) IS DISTINCT FROM public.conversation_day(new.last_at)))) EXECUTE FUNCTION public.conversations_change_days();
+
+--
+-- Name: conversations conversations_labelled; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER conversations_labelled AFTER INSERT ON public.conversations FOR EACH ROW WHEN ((new.labels <> '{}'::text[])) EXECUTE FUNCTION public.conversations_label();
+
+--
+-- Name: conversations conversations_relabelled; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER conversations_relabelled AFTER UPDATE ON public.conversations FOR EACH ROW WHEN ((((old.labels <> '{}'::text[]) OR (new.labels <> '{}'::text[])) AND ((old.labels IS DISTINCT FROM new.labels) OR (old.last_at IS DISTINCT FROM new.last_at)))) EXECUTE FUNCTION public.conversations_label();
 
 --
 -- Name: api_keys api_keys_created_by_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -

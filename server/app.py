@@ -15,12 +15,13 @@ from server.base.answer import Answer, dress
 from server.base.db import Connections, open_pool
 from server.base.errors import AWAY, BadRequest
 from server.base.front import ALWAYS, Front, garbled
-from server.base.http import Cursors
+from server.base.http import Cursors, drain
 from server.base.limits import Limits
 from server.base.passwords import Passwords
 from server.base.replica import Replica
 from server.base.settings import Settings
 from server.base.tasks import Tasks, Turns
+from server.inbox import Alarm
 from server.live import changes, presence, typists
 from server.live.bus import CHANGED, PRESENCE, STAFF, TYPING, Bus
 from server.live.endings import Endings
@@ -38,7 +39,6 @@ DATABASE_SECONDS = 0.5  # between two looks for a database that is away when a w
 STREAMS_END_SECONDS = 3.0  # of the ten that a worker has to drain
 TASKS_END_SECONDS = 4.0
 REQUESTS_END_SECONDS = 8.0
-DRAINED_BYTES, DRAINING_SECONDS = 32 * 1024 * 1024, 5.0  # at most, of a body that is too large
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
@@ -181,23 +181,12 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         headers = front.headers(request) if request is not None else ALWAYS
         dress(response, (*headers, (b"X-Request-Id", request_id.encode())))
         if response.status == 413 and request is not None and "expect" not in request.headers:
-            _drain(request)
+            drain(request)
         method = request.method if request is not None else None
         log.event("request", request_id=request_id, method=method, route=None, status=response.status)
         return response
 
     return app
-
-
-def _drain(request: Request) -> None:
-    """Have Sanic read the rest of a body that is too large, within bounds, before it closes.
-
-    Closed at once, the client would see its connection reset while it is still sending, and no answer.
-    """
-    http: Any = request.stream
-    if http is not None:
-        http.request_max_size = http.protocol.request_max_size = DRAINED_BYTES
-        asyncio.get_running_loop().call_later(DRAINING_SECONDS, http.protocol.close)
 
 
 async def _follow(app: Sanic[Any, Any]) -> None:

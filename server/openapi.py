@@ -39,7 +39,7 @@ WORDS = {
     404: "Not there, or not the caller's to see.",
     409: "The state of things does not allow it.",
     413: "Too large.",
-    415: "Not application/json.",
+    415: "Not of the type that is taken.",
     422: "Well-formed and still not valid; details names each field.",
     426: "It takes a WebSocket handshake only.",
     429: "Too many requests; Retry-After says when to come back.",
@@ -67,6 +67,10 @@ def problems(route: "Route") -> dict[int, tuple[str, ...]]:
         add(404, "not_found")
     if route.body is not None:
         add(400, "not_json", "wrong_type")
+        add(413, "too_large")
+        add(415, "unsupported_type")
+        add(422, "invalid")
+    if route.media is not None:
         add(413, "too_large")
         add(415, "unsupported_type")
         add(422, "invalid")
@@ -151,6 +155,8 @@ def _operation(route: "Route", by_type: dict[Any, Any], components: dict[str, An
             "required": not route.body.optional,
             "content": {"application/json": {"schema": by_type[route.body]}},
         }
+    if route.media is not None:
+        found["requestBody"] = {"required": True, "content": {route.media: {"schema": {"type": "string"}}}}
     if route.path == "/api/stream":
         found["x-events"] = _events(shapes.USER_EVENTS, by_type)
     elif shapes.EVENT_STREAM in successes(route).values():
@@ -302,8 +308,9 @@ def _call(method: str, path: str, operation: dict[str, Any]) -> str:
         place = f"{one['in']}, required" if one["required"] else one["in"]
         rows.append((f"<code>{_e(one['name'])}</code>", place, _type(one["schema"])))
     if "requestBody" in operation:
-        rows.append(
-            ("body", "JSON", _type(operation["requestBody"]["content"]["application/json"]["schema"]))
+        rows.extend(
+            ("body", media, _type(given["schema"]))
+            for media, given in operation["requestBody"]["content"].items()
         )
     for status, response in operation["responses"].items():
         shown = [_type(media["schema"]) for media in response.get("content", {}).values()]

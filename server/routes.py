@@ -15,7 +15,10 @@ from server import (
     admin,
     audit,
     blocks,
+    contacts,
+    contacts_csv,
     health,
+    inbox,
     invites,
     keys,
     members,
@@ -42,7 +45,7 @@ from server.base.errors import (
     render,
 )
 from server.base.front import garbled, outer
-from server.base.http import Body, Query, read, read_query
+from server.base.http import Body, Query, drain, read, read_query
 from server.base.limits import BRAKES, Brake
 from server.live import presence, sse, typists, ws
 
@@ -73,6 +76,11 @@ class Route:
         """What its handler takes as body, by its signature."""
         found: type[Body] | None = get_type_hints(self.handler).get("body")
         return found
+
+    @cached_property
+    def media(self) -> str | None:
+        """Of what type its body is, where it is no JSON."""
+        return getattr(self.handler, "takes", None)
 
     @cached_property
     def query(self) -> type[Query] | None:
@@ -141,6 +149,19 @@ ROUTES: tuple[Route, ...] = tuple(
         ("DELETE", "/api/host/users/<external_id:str>/sessions", keys.delete_host_sessions, "HOST", "read"),
         ("GET", "/api/threads", threads.list_threads, "USER", "read"),
         ("POST", "/api/threads", threads.post_thread, "USER", "make"),
+        ("GET", "/api/contacts", contacts.list_contacts, "STAFF", "read"),
+        ("POST", "/api/contacts", contacts.post_contact, "STAFF", "send"),
+        ("GET", "/api/contacts/export", contacts_csv.get_export, "STAFF", "bulk"),
+        ("POST", "/api/contacts/import", contacts_csv.post_import, "STAFF", "bulk"),
+        ("GET", "/api/contacts/<contact_id:id>", contacts.get_contact, "STAFF", "read"),
+        ("PATCH", "/api/contacts/<contact_id:id>", contacts.patch_contact, "STAFF", "send"),
+        ("DELETE", "/api/contacts/<contact_id:id>", contacts.delete_contact, "STAFF", "write"),
+        ("GET", "/api/contacts/<contact_id:id>/messages", inbox.list_contact_messages, "STAFF", "read"),
+        ("POST", "/api/contacts/<contact_id:id>/messages", inbox.post_contact_message, "STAFF", "send"),
+        ("GET", "/api/conversations", inbox.list_conversations, "STAFF", "read"),
+        ("GET", "/api/conversations/<conversation_id:id>", inbox.get_conversation, "STAFF", "read"),
+        ("PATCH", "/api/conversations/<conversation_id:id>", inbox.patch_conversation, "STAFF", "write"),
+        ("POST", "/api/inbound", inbox.post_inbound, "GATEWAY", "inbound"),
         ("GET", THREAD, threads.get_thread, "USER", "read"),
         ("PATCH", THREAD, threads.patch_thread, "USER", "write"),
         ("DELETE", THREAD, threads.delete_thread, "USER", "write"),
@@ -265,10 +286,14 @@ def _endpoint(route: Route) -> Handler:
                 status=status,
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
+        if route.media is not None and status >= 400 and request.stream and request.stream.request_body:
+            drain(request)
         if response is not None and isinstance(response, HTTPResponse):
             dress(response, (*outer(request, ctx.request_id), NO_STORE))
         return response
 
+    if route.media is not None:
+        run.is_stream = True  # type: ignore[attr-defined]  # its body waits until the handler asks for it
     if route.path == ws.PATH:
         run.is_websocket = True  # type: ignore[attr-defined]  # Sanic wants no answer of it
     return run

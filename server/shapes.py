@@ -414,6 +414,26 @@ class ReceiptPage(Shape):
     nextCursor: Cursor | None
 
 
+# ---- search ------------------------------------------------------------------------------------
+
+
+class FoundThread(Shape):
+    id: Id
+    kind: Literal["direct", "group", "channel", "contact"]
+    title: Annotated[str | None, Meta(description="null: a direct thread")]
+
+
+class SearchResult(Shape):
+    message: Message
+    thread: FoundThread
+    snippet: Annotated[str, Meta(description="HTML: the text around the first hit, what was found in <mark>")]
+
+
+class SearchPage(Shape):
+    results: list[SearchResult]
+    nextCursor: Annotated[Cursor | None, Meta(description="there may be more, even if this page has none")]
+
+
 # ---- the server --------------------------------------------------------------------------------
 
 
@@ -435,9 +455,102 @@ class Ready(Shape):
     ) = UNSET
 
 
+# ---- contacts ----------------------------------------------------------------------------------
+
+
+class Contact(Shape):
+    """Somebody outside who writes to the team."""
+
+    id: Id
+    threadId: Id
+    name: str
+    phoneNumber: Annotated[str | None, Meta(description="E.164")]
+    email: str | None
+    externalId: str | None
+    notes: str
+    createdAt: Time
+    updatedAt: Time
+
+
+class ContactAnswer(Shape):
+    contact: Contact
+
+
+class Pagination(Shape):
+    page: Annotated[int, Meta(ge=1)]
+    pageSize: Annotated[int, Meta(ge=1)]
+    total: Annotated[int, Meta(ge=0)]
+    totalPages: Annotated[int, Meta(ge=0)]
+    totalExact: Annotated[bool, Meta(description="false: there are more")]
+
+
+class ContactPage(Shape):
+    contacts: list[Contact]
+    pagination: Pagination
+
+
+class Assignee(Shape):
+    id: Id
+    name: str
+
+
+class Conversation(Shape):
+    """A contact thread in the inbox, as one of the staff sees it."""
+
+    id: Annotated[int, Meta(ge=1, description="of the thread")]
+    contactId: Id
+    name: str
+    phoneNumber: Annotated[str | None, Meta(description="E.164")]
+    content: Annotated[str, Meta(description="of the last message, the first 200 characters; empty if deleted")]
+    createdAt: Annotated[Time, Meta(description="of the last message")]
+    unreadCount: Annotated[int, Meta(ge=0)]
+    lastSeq: Seq
+    author: Annotated[Author | None, Meta(description="of the last message; null: it is archived")]
+    status: Literal["open", "snoozed", "closed"]
+    snoozedUntil: Time | None
+    assignee: Assignee | None
+    labels: list[str]
+
+
+class ConversationAnswer(Shape):
+    conversation: Conversation
+
+
+class ConversationPage(Shape):
+    conversations: list[Conversation]
+    pagination: Pagination
+
+
+class ContactMessagePage(Shape):
+    messages: list[Message]
+    pagination: Pagination
+
+
+class InboundAnswer(Shape):
+    message: Annotated[Message | None, Meta(description="null: handed in before, and archived since")]
+    contact: Contact
+    created: Annotated[bool, Meta(description="the contact is new")]
+
+
+class ImportFault(Shape):
+    line: Annotated[int, Meta(ge=1, description="of the file, where the entry begins")]
+    column: Annotated[str | None, Meta(description="null: it is about the whole line")]
+    error: Annotated[str, Meta(description="the end of a sentence that begins with the column, or the line")]
+
+
+class ImportReport(Shape):
+    created: Annotated[int, Meta(ge=0)]
+    updated: Annotated[int, Meta(ge=0)]
+    unchanged: Annotated[int, Meta(ge=0)]
+    errors: Annotated[list[ImportFault], Meta(description="the first 100")]
+    errorCount: Annotated[int, Meta(ge=0, description="lines that were left out")]
+    ignoredColumns: Annotated[list[str], Meta(description="of which nothing is known")]
+
+
 # ---- what is no JSON, and what streams tell ----------------------------------------------------
 
 HTML = "text/html; charset=utf-8"
+CSV = "text/csv; charset=utf-8"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 

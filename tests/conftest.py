@@ -22,6 +22,7 @@ from server.ops.migrate import migrate
 from server.routes import Route
 from tests.client import NUMBERS, Api, Person
 from tests.ops.process import Bobbin
+from tests.staff import Contact, contact, says
 
 PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "main")  # each has databases of its own
 SECRET = "a secret for tests, long enough to be one"
@@ -185,21 +186,27 @@ def people(db: asyncpg.Pool) -> Maker:
     return make
 
 
+NOBODY = Contact(1, 1)
+
+
 @dataclass(frozen=True)
 class Cast:
-    """ada (admin) and ben are in team, a group; mallory is in nothing."""
+    """ada (admin) and ben are in team, a group; mallory is in nothing. carla, a contact, has written once."""
 
     ada: Person
     ben: Person
     mallory: Person
     team: int
+    carla: Contact = NOBODY
 
 
 @pytest.fixture
-async def cast(api: Api, people: Maker) -> Cast:
+async def cast(api: Api, people: Maker, db: asyncpg.Pool) -> Cast:
     """A cast of one's own for each test."""
     ada, ben, mallory = [await people(name) for name in ("ada", "ben", "mallory")]
-    return Cast(ada, ben, mallory, await api.thread(ada, ben))
+    carla = await contact(db)
+    await says(db, carla, "Hello?")
+    return Cast(ada, ben, mallory, await api.thread(ada, ben), carla)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ def url_of(route: Route, cast: Cast, **places: Any) -> str:
         "seq": 1,
         "session_id": cast.ada.session_id,
         "emoji": "%F0%9F%91%8D",
+        "contact_id": cast.carla.id,
+        "conversation_id": cast.carla.thread,
     }
     for name in route.places:
         url = re.sub(rf"<{name}:\w+>", str((ours | places).get(name, 1)), url)

@@ -18,6 +18,7 @@ from server.routes import ROUTES, Route
 from tests.client import Api, Person
 from tests.conftest import Cast
 from tests.rules import ok, url_of
+from tests.staff import contact, says
 from tests.test_hostile import BODIES
 from tests.test_routes import minted
 
@@ -66,6 +67,19 @@ WANTED = {
     "GET /api/admin/audit": STAFF,
     "POST /api/host/tokens": "403 403 403 403 403 403 403 200",
     "DELETE /api/host/users/<external_id:str>/sessions": "403 403 403 403 403 403 403 204",
+    "GET /api/contacts/<contact_id:id>/messages": STAFF,
+    "POST /api/contacts/<contact_id:id>/messages": STAFF.replace("200", "201"),
+    "GET /api/conversations": STAFF,
+    "GET /api/conversations/<conversation_id:id>": STAFF,
+    "PATCH /api/conversations/<conversation_id:id>": STAFF,
+    "POST /api/inbound": "403 403 403 403 403 201 201 403",
+    "GET /api/contacts": STAFF,
+    "POST /api/contacts": STAFF.replace("200", "201"),
+    "GET /api/contacts/export": STAFF,
+    "POST /api/contacts/import": STAFF,
+    "GET /api/contacts/<contact_id:id>": STAFF,
+    "PATCH /api/contacts/<contact_id:id>": STAFF,
+    "DELETE /api/contacts/<contact_id:id>": STAFF.replace("200", "204"),
     f"GET {T}": READS,
     f"PATCH {T}": "404 403 200 200 404 403 403 403",
     f"DELETE {T}": "404 403 403 204 404 403 403 403",
@@ -127,7 +141,9 @@ def stage(
 
     async def arrange(who: str) -> tuple[Cast, Person, dict[str, Any]]:
         ada, ben, mallory = [await people(name) for name in ("ada", "ben", "mallory")]
-        cast = Cast(ada, ben, mallory, await api.thread(ada, ben))
+        carla = await contact(db)
+        await says(db, carla, "Hello?")
+        cast = Cast(ada, ben, mallory, await api.thread(ada, ben), carla)
         invite = ok(await api.post(f"/api/threads/{cast.team}/invites", {}, as_=ada), 201)["invite"]
         if who in ("bot", "host"):
             actor = await key(api, staff, who)
@@ -160,7 +176,11 @@ async def asked(api: Api, route: Route, cast: Cast, actor: Person | None, places
         headers = {"Authorization": f"Bearer {actor.token}"} if actor else {}
         async with api._client.stream("GET", url, headers=headers) as answer:
             return answer.status_code
-    more = {"json": BODIES[route.name](cast)} if route.body is not None and not route.body.optional else {}
+    more: dict[str, Any] = (
+        {"json": BODIES[route.name](cast)} if route.body is not None and not route.body.optional else {}
+    )
+    if route.media is not None:
+        more = {"content": b"name\r\nCarla\r\n", "headers": {"Content-Type": route.media}}
     return (await api.ask(route.method, url, as_=actor, **more)).status
 
 

@@ -30,7 +30,22 @@ BODIES: dict[str, Callable[[Cast], dict[str, Any]]] = {  # what each route takes
         "kind": "bot", "name": "Name", "username": f"bot{cast.ada.id}", "userId": None,
     },
     "POST /api/host/tokens": lambda _: {"externalId": "1", "name": "Name", "username": "guest", "device": "phone"},
+    "POST /api/contacts": lambda cast: {
+        "name": "Carla", "phoneNumber": f"+49151{cast.ada.id:09}", "email": "carla@example.org",
+        "externalId": f"crm:{cast.ada.id}", "notes": "Has called twice.",
+    },
+    "PATCH /api/contacts/<contact_id:id>": lambda cast: {
+        "name": "Carla", "phoneNumber": f"+49152{cast.ada.id:09}", "email": "carla@example.org",
+        "externalId": f"crm:new{cast.ada.id}", "notes": "Has called twice.",
+    },
     "POST /api/threads": lambda cast: {"title": "Title", "kind": "group", "memberIds": [cast.ben.id]},
+    "POST /api/contacts/<contact_id:id>/messages": lambda _: {
+        "text": "x", "clientId": "c", "replyTo": 1, "fileIds": [],
+    },
+    "PATCH /api/conversations/<conversation_id:id>": lambda _: {
+        "status": "snoozed", "snoozedUntil": "2100-01-01T00:00:00Z", "assigneeId": None, "labels": ["urgent"],
+    },
+    "POST /api/inbound": lambda _: {"phoneNumber": "+4915100000001", "text": "x", "name": "Name", "externalId": None},
     "PATCH /api/threads/<thread_id:id>": lambda _: {"title": "Title"},
     "PATCH /api/threads/<thread_id:id>/me": lambda _: {"muted": True, "archived": False, "notify": "none"},
     "POST /api/threads/<thread_id:id>/invites": lambda _: {"expiresIn": 60, "maxUses": 1},
@@ -66,7 +81,7 @@ NOT_JSON = {
     "UTF-16": '{"text":"x"}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",
     "invalid UTF-8": b'{"text":"\xff","title":"\xff","name":"\xff","role":"\xff","password":"\xff","userId":"\xff",'
-    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff","isTyping":"\xff",'
+    b'"refreshToken":"\xff","current":"\xff","new":"\xff","externalId":"\xff","notify":"\xff","maxUses":"\xff","successor":"\xff","isTyping":"\xff","status":"\xff",'
     b'"seq":"\xff"}',
     "NaN": b'{"unknown": NaN}',
     "Infinity": b'{"unknown": -Infinity}',
@@ -185,7 +200,9 @@ PLACES = [
 async def test_what_is_no_id_of_anything_is_a_404(api: Api, ready: Cast, asker: Asker, route: Route) -> None:
     me = await asker(route)
     body = {"json": BODIES[route.name](ready)} if route.name in BODIES else {}
-    for place in ("thread_id", "member_id", "other_id", "invite_id", "user_id", "key_id", "seq"):
+    for place in (
+        "thread_id", "member_id", "other_id", "invite_id", "user_id", "key_id", "seq", "contact_id", "conversation_id",
+    ):  # fmt: skip
         if f"<{place}:id>" in route.path:
             for value in PLACES:
                 url = url_of(route, ready, **{place: value})

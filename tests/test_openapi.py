@@ -33,15 +33,16 @@ CONTRACT = {
     f"GET {M}/edits", f"PUT {M}/pin", f"DELETE {M}/pin", f"GET {T}/pins", f"PUT {M}/reactions/{{emoji}}",
     f"DELETE {M}/reactions/{{emoji}}",
     f"POST {T}/read", f"POST {T}/delivered", f"POST {T}/unread", f"GET {M}/receipts",
-    f"GET {T}/stream", "GET /api/stream", "GET /api/ws",
+    f"GET {T}/stream", "GET /api/stream", "GET /api/ws", "GET /api/contacts", "POST /api/contacts",
+    "GET /api/contacts/{id}", "PATCH /api/contacts/{id}", "DELETE /api/contacts/{id}",
+    "GET /api/conversations", "GET /api/contacts/{id}/messages", "POST /api/contacts/{id}/messages",
+    "POST /api/inbound",
     "GET /livez", "GET /readyz", "GET /healthz", "GET /openapi.json", "GET /docs",
 }  # fmt: skip
 # Calls of the contract that are not built yet. Whoever builds one moves it up.
 LATER = {
     "GET /api/search",
-    "GET /api/conversations", "GET /api/contacts", "POST /api/contacts", "GET /api/contacts/{id}",
-    "PATCH /api/contacts/{id}", "DELETE /api/contacts/{id}", "GET /api/contacts/{id}/messages",
-    "POST /api/contacts/{id}/messages", "POST /api/inbound", "POST /api/files", "GET /api/files/{id}",
+    "POST /api/files", "GET /api/files/{id}",
     "GET /api/webhooks", "POST /api/webhooks", "GET /api/push/subscriptions", "GET /api/admin/jobs",
     "GET /api/admin/jobs/dead", "POST /api/admin/jobs/{id}/retry", "GET /metrics",
 }  # fmt: skip
@@ -69,7 +70,7 @@ def test_every_route_is_told_with_all_it_takes_and_answers() -> None:
         call = told["paths"][re.sub(r"<(\w+):\w+>", r"{\1}", route.path)][route.method.lower()]
         assert call["summary"].endswith("."), f"{route.name}: its docstring says in a sentence what it does"
         assert set(call["responses"]) == {str(status) for status in (*successes(route), *problems(route))}
-        assert ("requestBody" in call) == (route.body is not None)
+        assert ("requestBody" in call) == (route.body is not None or route.media is not None)
         assert {one["name"] for one in call["parameters"] if one["in"] == "path"} == set(route.places)
         assert bool(call["security"]) == (route.access != "OPEN")
         for response in call["responses"].values():
@@ -96,7 +97,7 @@ def test_every_text_and_number_of_a_body_has_its_bounds(route: Route) -> None:
     assert route.body is not None
     (schema,), components = msgspec.json.schema_components([route.body])
     for name, found in bounded(components[route.body.__name__], components):
-        if found.get("type") == "string" and "enum" not in found:
+        if found.get("type") == "string" and "enum" not in found and found.get("format") != "date-time":
             assert "maxLength" in found, f"{route.name}: {name}"
         if found.get("type") == "integer":
             assert {"minimum", "maximum"} <= set(found), f"{route.name}: {name}"

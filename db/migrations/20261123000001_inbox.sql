@@ -49,15 +49,25 @@ CREATE TABLE contacts (
 );
 CREATE UNIQUE INDEX contacts_phone_number_key ON contacts (phone_number) WHERE deleted_at IS NULL;  -- inbox.by_phone
 CREATE UNIQUE INDEX contacts_external_id_key ON contacts (external_id) WHERE deleted_at IS NULL;  -- contacts.create
-CREATE INDEX contacts_by_name ON contacts (lower(name), id) WHERE deleted_at IS NULL;  -- contacts.page
+-- With the name itself: only so can pages be counted off without a look at the rows.
+CREATE INDEX contacts_by_name ON contacts (lower(name), id) INCLUDE (name) WHERE deleted_at IS NULL;  -- contacts.page
+CREATE INDEX contacts_unnumbered ON contacts (lower(name), lower(coalesce(email, '')), id)
+    WHERE phone_number IS NULL AND external_id IS NULL AND deleted_at IS NULL;  -- contacts.matches
 
--- What a contact can be found by: all runs of three characters of its name, phone number and email, in small letters and
--- each followed by an end (so that two characters begin one, too).
+-- What a contact can be found by, in small letters; and all runs of three characters of it, each character followed by an
+-- end, so that one or two of them begin a run, too.
+CREATE FUNCTION contact_text(name text, phone_number text, email text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$ SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
 CREATE FUNCTION contact_grams(name text, phone_number text, email text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT array_to_tsvector(ARRAY(
        SELECT DISTINCT substr(said.text, n, 3) FROM generate_series(1, length(said.text) - 1) n))
    FROM (SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n') AS text) said $$;
+-- The runs that are in whatever has the needle in it.
+CREATE FUNCTION contact_needle(needle text) RETURNS tsquery LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$ SELECT string_agg(DISTINCT '''' || replace(replace(substr(folded.needle, n, 3), '\', '\\'), '''', '''''') || ''''
+           || CASE WHEN length(folded.needle) < 3 THEN ':*' ELSE '' END, ' & ')::tsquery
+   FROM (SELECT lower(needle) AS needle) folded, generate_series(1, greatest(1, length(folded.needle) - 2)) n $$;
 CREATE INDEX contacts_by_part ON contacts USING gin (contact_grams(name, phone_number, email)) WHERE deleted_at IS NULL;
 
 CREATE FUNCTION contact_json(c contacts) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
@@ -315,7 +325,7 @@ $$ SELECT array_agg(u.id ORDER BY u.id)
 DROP VIEW open_channels, my_threads, sights, doors, own_doors;
 DROP FUNCTION seq_before, conversation_json, contact_json;
 DROP TABLE tallies, inbound_ids, conversation_labels, conversations, contacts;
-DROP FUNCTION conversations_tally, contacts_tally, tally, contact_grams;
+DROP FUNCTION conversations_tally, contacts_tally, tally, contact_needle, contact_grams, contact_text;
 -- What cannot be said in the older schema goes: contacts, their threads and what was said in them.
 DELETE FROM messages WHERE thread_id IN (SELECT id FROM threads WHERE kind = 'contact');
 DELETE FROM changes WHERE thread_id IN (SELECT id FROM threads WHERE kind = 'contact');

@@ -150,14 +150,14 @@ WITH people AS (
     UNION ALL SELECT thread_id, 100, 0, 0, 'moderator', 1 FROM contacts_numbered WHERE i % 10 = 0
 ), contact AS (
     INSERT INTO contacts (id, thread_id, name, phone_number, email, external_id)
-    SELECT id, thread_id, 'Contact ' || i, '+491510000' || 1000 + i, 'contact' || i || '@example.org', 'crm:' || i FROM contacts_numbered
-), conversation AS (
-    INSERT INTO conversations (thread_id, contact_id, last_at, status, snoozed_until, assignee_id)
-    SELECT thread_id, id, at, (ARRAY['open', 'open', 'closed', 'snoozed'])[1 + i % 4],
-        CASE WHEN i % 4 = 3 THEN timestamptz '2036-01-01' + i * interval '1 minute' END, CASE WHEN i % 3 = 0 THEN 100 * (1 + i % 40) END
+    SELECT id, thread_id, 'Contact ' || i, CASE WHEN i % 50 <> 49 THEN '+491510000' || 1000 + i END,
+        'contact' || i || '@example.org', CASE WHEN i % 50 <> 49 THEN 'crm:' || i END
     FROM contacts_numbered
-), label AS (
-    INSERT INTO conversation_labels (thread_id, label) SELECT thread_id, 'label ' || i % 20 FROM contacts_numbered
+), conversation AS (
+    INSERT INTO conversations (thread_id, contact_id, last_at, status, snoozed_until, assignee_id, labels)
+    SELECT thread_id, id, at, (ARRAY['open', 'open', 'closed', 'snoozed'])[1 + i % 4],
+        CASE WHEN i % 4 = 3 THEN timestamptz '2036-01-01' + i * interval '1 minute' END, CASE WHEN i % 3 = 0 THEN 100 * (1 + i % 40) END, ARRAY['label ' || i % 20]
+    FROM contacts_numbered
 ), inbound AS (
     INSERT INTO inbound_ids (bot_id, external_id, thread_id, seq, body_hash)
     SELECT 5001, 'sms ' || i, thread_id, 1, sha256('sample') FROM contacts_numbered

@@ -117,6 +117,8 @@ CONSTRAINTS: dict[str, tuple[str, str]] = {
     "users_email_key": ("email_taken", "There is an account with this email already."),
     "users_username_key": ("username_taken", "This username is taken."),
     "users_admin": ("not_a_person", "Only a person who signs in by themselves can be an admin."),
+    "contacts_phone_number_key": ("phone_taken", "There is a contact with this phone number already."),
+    "contacts_external_id_key": ("external_id_taken", "There is a contact with this external id already."),
     "memberships_open": ("already_member", "This person is in the thread already."),
 }
 

@@ -4,6 +4,7 @@ Shape is checked here, at the door, all faults at once. Whether something exists
 is decided by the statement that acts.
 """
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -19,9 +20,10 @@ import msgspec
 from sanic import Request
 
 from server.base.answer import Answer
-from server.base.errors import BadRequest, Invalid, UnsupportedType
+from server.base.errors import BadRequest, Invalid, TooLarge, UnsupportedType
 
 JSON = "application/json; charset=utf-8"
+DRAINED_BYTES, DRAINING_SECONDS = 32 * 1024 * 1024, 5.0  # at most, of a body that is not wanted
 TOP = 2**63 - 1  # the largest bigint: beyond every id and seq
 B = TypeVar("B", bound="Body")
 Q = TypeVar("Q", bound="Query")
@@ -93,7 +95,7 @@ def faults_of(found: Body | Query) -> dict[str, str]:
     faults = {}
     for name, rule, bounds in _rules(type(found)):
         value = getattr(found, name)
-        if value is None:
+        if value is None or value is msgspec.UNSET:
             continue
         if rule == "text":
             if bounds[3]:
@@ -161,6 +163,41 @@ def _refused(said: str) -> BadRequest | Invalid:
         return Invalid({at[1]: "is not one of the known words"})
     expected = said.partition(" - at ")[0].replace("`", "")
     return BadRequest(f"{at[1]}: {expected}." if at else f"{expected}.", code="wrong_type")
+
+
+def takes(media: str) -> Callable[[H], H]:
+    """Declare that the body of a handler is no JSON, and that it reads it itself, by `received`."""
+
+    def mark(handler: H) -> H:
+        handler.takes = media  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
+async def received(request: Request, media: str, *, most_bytes: int) -> bytes:
+    """The body of a request as it comes in. Raises UnsupportedType or TooLarge."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != media:
+        raise UnsupportedType(f"Send Content-Type: {media}.")
+    found = bytearray()
+    stream: Any = request.stream
+    async for piece in stream:
+        found += piece
+        if len(found) > most_bytes:
+            raise TooLarge()
+    return bytes(found)
+
+
+def drain(request: Request) -> None:
+    """Have Sanic read the rest of a body that is not wanted, within bounds, before it closes.
+
+    Closed at once, the client would see its connection reset while it is still sending, and no answer.
+    """
+    http: Any = request.stream
+    if http is not None:
+        http.request_max_size = http.protocol.request_max_size = DRAINED_BYTES
+        asyncio.get_running_loop().call_later(DRAINING_SECONDS, http.protocol.close)
 
 
 # ---- query strings -----------------------------------------------------------------------------

@@ -57,7 +57,10 @@ BRAKES = {
     "make": Brake(150, 1, body_bytes=32 * KIB),
     # 10,000 characters, each escaped as \uXXXX\uXXXX at worst
     "send": Brake(300, 20, body_bytes=256 * KIB),
+    # One gateway hands in what all contacts say.
+    "inbound": Brake(3000, 200, body_bytes=256 * KIB),
     "stream": Brake(300, 10),
+    "bulk": Brake(30, 0.2, body_bytes=10 * 1024 * KIB),
     "refused": Brake(1000, 20),  # no route's: a token that is not good, by address
 }
 

@@ -7,6 +7,7 @@ The README's table and .env.example are printed from the table (`python -m serve
 import contextlib
 import difflib
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ class Settings:
     db_pool_size: int
     db_statement_cache: int
     max_body_bytes: int
+    phone_country_code: str
     retention_days: int
     archive_dir: str  # "": in the data folder
     log_level: str
@@ -159,6 +161,12 @@ def _secret(text: str) -> str:
             f"must have at least {SECRET_MIN_BYTES} bytes; `openssl rand -base64 48` makes a good one"
         )
     return text
+
+
+def _country_code(text: str) -> str:
+    if text and not re.fullmatch(r"\+?[1-9][0-9]{0,2}", text):
+        raise ValueError("must be the one to three digits of a country, such as 49")
+    return text.removeprefix("+")
 
 
 def _folder(text: str) -> Path:
@@ -352,6 +360,16 @@ SETTINGS = (
         "bytes",
         "Largest request body; a larger one is refused with 413.",
         _whole(1024, 2**30),
+    ),
+    Setting(
+        "BOBBIN_PHONE_COUNTRY_CODE",
+        "phone_country_code",
+        "digits",
+        "",
+        "",
+        "Country of phone numbers that begin with a single 0, as 49: they are taken without that 0.",
+        _country_code,
+        "such numbers are refused",
     ),
     Setting(
         "BOBBIN_RETENTION_DAYS",
