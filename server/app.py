@@ -31,6 +31,7 @@ from server.live.merged import Merged
 from server.live.outlet import STALLED_SECONDS
 from server.live.presence import Presence
 from server.live.typists import Typists
+from server.ops.archive import Retention
 from server.receipts import Receipts
 from server.routes import ROUTES, add_routes, allowed, answer_to
 from server.sessions import SignIns
@@ -120,6 +121,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.typists = Typists(ctx.db, on=settings.typing, hub=ctx.hub, post=ctx.bus.post)
         ctx.bus.on(TYPING, ctx.typists.heard)
         ctx.bus.on(STAFF, ctx.hub.turned)
+        ctx.alarm = Alarm(ctx.db, ctx.bus.ring)
+        ctx.retention = Retention(settings)
 
         def moved(thread_id: int, user_id: int, act: str) -> None:
             ctx.presence.moved(thread_id, user_id, act)
@@ -141,6 +144,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         if ctx.hub.closing:
             return
         ctx.following.cancel()
+        await ctx.alarm.close()
+        await ctx.retention.close()
         ctx.presence.freeze()
         closing = (one.close(STREAMS_END_SECONDS) for one in (ctx.hub, ctx.merged, ctx.links))
         await asyncio.gather(*closing)
@@ -203,3 +208,5 @@ async def _follow(app: Sanic[Any, Any]) -> None:
     ctx.merged.start(epoch=ctx.epoch)
     ctx.presence.start(epoch=ctx.epoch)
     ctx.bus.start(epoch=ctx.epoch)
+    ctx.alarm.start()
+    ctx.retention.start()
