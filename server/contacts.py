@@ -136,7 +136,7 @@ async def list_contacts(request: Request, query: ContactQuery) -> HTTPResponse:
     search: any part of the name, phone number or email, ignoring case; of a phone number also as people write it, as
     "0151 23". It tells of the first 1,000 at most: total is then 1,000, and totalExact false.
     """
-    db, needle = request.app.ctx.db, query.search or ""
+    db, needle = request.app.ctx.reads, query.search or ""
     skip, size = (query.page - 1) * query.pageSize, query.pageSize
     if needle:
         asked = search if len(needle) > 1 else search_letter
@@ -189,7 +189,7 @@ async def post_contact(request: Request, body: NewContact) -> HTTPResponse:
 @answers({200: shapes.ContactAnswer})
 async def get_contact(request: Request, contact_id: int) -> HTTPResponse:
     """A contact."""
-    found = await get(request.app.ctx.db, contact_id=contact_id)
+    found = await get(request.app.ctx.reads, contact_id=contact_id)
     if found is None:
         raise NotFound()
     return json_bytes(f'{{"contact":{found}}}')

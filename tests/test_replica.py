@@ -190,6 +190,34 @@ async def test_reads_go_to_the_replica(pair: Pair, cast: Cast, path: str) -> Non
     assert refused.status == (404 if "{}" in path else 200)
 
 
+INBOX = {
+    "/api/contacts": "contacts.page",
+    "/api/contacts?search=gr": "contacts.search",
+    "/api/contacts/{}": "contacts.get",
+    "/api/contacts/{}/messages": "messages.page_before",
+    "/api/conversations": "inbox.latest",
+}
+
+
+async def test_the_inbox_is_read_from_the_replica(pair: Pair, cast: Cast) -> None:
+    await pair.do(pair.primary, f"UPDATE users SET role = 'agent' WHERE id = {cast.ada.id}")
+    body = {"name": "Grace", "phoneNumber": f"+49151{next(NUMBERS):08}"}
+    made = await pair.api.post("/api/contacts", body, as_=cast.ada)
+    assert made.status == 201, made.body
+    contact_id, failed = made.json["contact"]["id"], pair.said("replica.failed")
+    said = await pair.api.post(f"/api/contacts/{contact_id}/messages", {"text": "hello"}, as_=cast.ada)
+    assert said.status == 201
+    for path, block in INBOX.items():
+        before = [pair.calls(where, block) for where in (pair.primary, pair.standby)]
+        for _ in range(5):
+            reply = await pair.api.get(path.format(contact_id), as_=cast.ada)
+            assert reply.status == 200, (path, reply.body)
+            assert (b"hello" if "messages" in path else b"Grace") in reply.body
+        after = [pair.calls(where, block) for where in (pair.primary, pair.standby)]
+        assert after[1] > before[1], (path, before, after)
+    assert pair.said("replica.failed") == failed
+
+
 async def test_what_was_sent_is_on_the_next_page(pair: Pair, cast: Cast) -> None:
     """Whoever reads, and from whichever worker."""
     before = pair.calls(pair.standby, "messages.page")
