@@ -59,15 +59,24 @@ async def settle(
 ) -> int | None: ...
 
 
-async def inside(db: Db, user_id: int, thread_id: int, act: Callable[[], Awaitable[T | None]]) -> T | None:
+async def inside(
+    db: Db,
+    user_id: int,
+    thread_id: int,
+    act: Callable[[], Awaitable[T | None]],
+    *,
+    entered: Callable[[], None] | None = None,
+) -> T | None:
     """What somebody does in a thread; None: they are not in it, or there is nothing to do it to.
 
     Of the staff anybody may act in a contact thread, and their first act makes them a member. So it is tried as for
-    everybody, and again when that has opened the door: other threads pay nothing for it.
+    everybody, and again when that has opened the door: other threads pay nothing for it. entered() is called then.
     """
     done = await act()
     if done is None and await enter(db, user_id=user_id, thread_id=thread_id):
         done = await act()
+        if done is not None and entered is not None:
+            entered()
     return done
 
 

@@ -1,4 +1,4 @@
-"""What is unread and in sight in contact threads, against a naive recount: hired and fired, entered or not, archived."""
+"""What is unread and in sight in contact threads, by a naive recount: hired and fired, entered or not, archived."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

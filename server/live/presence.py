@@ -265,6 +265,12 @@ class Presence:
         elif act in ("left", "removed") and view is not None:
             view.members.discard(user_id)
 
+    def entered(self, thread_id: int, user_id: int) -> None:
+        """Somebody of the staff is a member of a contact thread from now on, which is no change of it."""
+        if self._on:
+            self.moved(thread_id, user_id, "joined")
+            self._say(PRESENCE, "entered", thread_id, user_id)
+
     def look_again(self, one: int, other: int) -> None:
         """Two people have a direct thread from now on, or one has blocked the other, or no longer."""
         if self._on:
@@ -390,6 +396,9 @@ class Presence:
                     self._spawn(self._meet(worker))
             elif kind == "all":
                 self._spawn(self._meet(worker))
+            elif kind == "entered":
+                thread_id, user_id = (int(word) for word in words)
+                self.moved(thread_id, user_id, "joined")
             elif kind == "pair":
                 one, other = (int(word) for word in words)
                 self._spawn(self._pair(one, other))

@@ -154,7 +154,8 @@ async def enter(ctx: Any, user_id: int, thread_id: int, *, since: str | None, ou
     if hub.closing:
         raise Unavailable("The server is stopping; come back in a moment.", code="stopping")
     found = partial(changes.door, ctx.db, user_id=user_id, thread_id=thread_id)
-    door = await members.inside(ctx.db, user_id, thread_id, found)
+    entered = partial(ctx.presence.entered, thread_id, user_id)
+    door = await members.inside(ctx.db, user_id, thread_id, found, entered=entered)
     if door is None:
         raise NotFound()
     head = start = door["last_rev"]

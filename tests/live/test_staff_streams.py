@@ -171,7 +171,9 @@ async def test_the_staff_sees_who_of_them_is_there_and_types_and_how_far_they_ha
     carla = await contact(db)
     await says(db, carla, "Hello?")
     ada, ben = await hire(api, root, cast.ada), await hire(api, root, cast.ben)
-    async with api.stream(carla.thread, ada) as mine, api.stream(carla.thread, ben):
+    async with api.stream(carla.thread, ada) as mine, api.feed(ben), api.stream(carla.thread, ben):
+        while ben.id not in (await mine.told("presence"))["online"]:
+            pass
         await api.post(f"{carla.url}/typing", {"isTyping": True}, as_=ben)
         assert (await mine.told("typing"))["userId"] == ben.id
         await api.post(f"{carla.url}/read", {"seq": 1}, as_=ben)
