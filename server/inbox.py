@@ -16,15 +16,15 @@ from pypika import CustomFunction, Field, Order, Parameter, PostgreSQLQuery, Tab
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import contacts, messages, phone, shapes
+from server import contacts, messages, phone, search, shapes
 from server.base import log
 from server.base.db import Db, query
 from server.base.errors import AWAY, BadRequest, Forbidden, Invalid, NotFound, Unauthorized, Unavailable
 from server.base.http import TOP, Body, Query, answers, json_bytes, length, whole
 
 LABELS, LABEL = 20, 50  # of one conversation; characters of one
-COUNTED = 10_000  # conversations that a filtered list looks at, some 20 ms; and with unread=true, for each is looked up
-UNREAD_LOOKS = 2000
+COUNTED = 10_000  # conversations that a filtered list looks at, some 20 ms
+UNREAD_LOOKS = 2000  # with unread=true, for which more is looked up of each; the same time
 FOUND = 1000  # conversations that a search tells of for certain
 WAKE_SECONDS = 1.0
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -118,13 +118,19 @@ class ConversationQuery(Query):
     unread: bool = False
 
 
+Labels = Annotated[  # bounded by _labels
+    list[Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": LABEL})]],
+    Meta(extra_json_schema={"maxItems": LABELS}),
+]
+
+
 class ConversationChange(Body):
-    """What is given is changed. A label has 1 to 50 characters; there are at most 20."""
+    """What is given is changed."""
 
     status: Status | UnsetType = UNSET
     snoozedUntil: Annotated[datetime, Meta(tz=True)] | None = None  # with snoozed
     assigneeId: Annotated[int, whole()] | UnsetType | None = UNSET
-    labels: list[str] | UnsetType = UNSET
+    labels: Labels | UnsetType = UNSET
 
 
 class PageQuery(Query):
@@ -228,17 +234,18 @@ def listing(on: Filters) -> tuple[str, tuple[str, ...]]:
     def one_of(ids: Any) -> Any:
         return CustomFunction("ANY", ["ids"])(ids)
 
-    rows, n = Table("conversations"), Table("n")
-    walk = PostgreSQLQuery.from_(rows).select(rows.star).where(rows.last_at.isnotnull())
+    looks = (UNREAD_LOOKS if on.unread else COUNTED) + 1  # one more tells whether there are more
+    rows, tagged, n = Table("conversations"), Table("conversation_labels"), Table("n")
+    walk = PostgreSQLQuery.from_(rows).where(rows.last_at.isnotnull())
     rest: list[Any] = []
     if on.found:
         walk = walk.where(rows.thread_id == one_of(given("ids", "bigint[]")))
-    if on.label and not on.found:
-        tagged = Table("conversation_labels")
-        walk = walk.where(rows.thread_id == one_of(array(
-            newest(PostgreSQLQuery.from_(tagged).select(tagged.thread_id).where(tagged.label == given("label", "text")))
-            .limit(given("looks", "bigint"))
-        )))  # fmt: skip
+    if on.label and on == Filters(label=True):  # the index tells all
+        walk = PostgreSQLQuery.from_(tagged).where(tagged.label == given("label", "text"))
+    elif on.label and not on.found:
+        labelled = PostgreSQLQuery.from_(tagged).select(tagged.thread_id)
+        labelled = newest(labelled.where(tagged.label == given("label", "text"))).limit(looks)
+        walk = walk.where(rows.thread_id == one_of(array(labelled)))
     elif on.label:
         rest.append(given("label", "text") == one_of(n.labels))
     if on.assigned == "one":
@@ -269,7 +276,8 @@ def listing(on: Filters) -> tuple[str, tuple[str, ...]]:
     if on.unread:
         row = f"conversation_unread(n::conversations, {given('user_id', 'bigint')}, {given('since', 'timestamptz')})"
         rest.append(Parameter(f"(SELECT r.unread FROM {row} r)") > 0)
-    walk = newest(walk).limit(given("looks", "bigint"))
+    narrow = (Field("thread_id"), Field("last_at"))  # where it is enough, mostly the index alone is read
+    walk = newest(walk.select(*([rows.star] if rest else narrow))).limit(looks)
     fitting = PostgreSQLQuery.from_(Table("looked").as_("n")).select(n.thread_id, n.last_at)
     for condition in rest:
         fitting = fitting.where(condition)
@@ -296,7 +304,7 @@ async def _filtered(request: Request, query: ConversationQuery, skip: int) -> HT
     assert asking is not None
     looks = UNREAD_LOOKS if query.unread else COUNTED
     values: dict[str, Any] = {
-        "user_id": me, "since": asking["since"], "status": query.status, "label": query.label, "looks": looks + 1,
+        "user_id": me, "since": asking["since"], "status": query.status, "label": query.label,
         "size": query.pageSize, "skip": skip,
     }  # fmt: skip
     assigned: Assigned = "any"
@@ -307,14 +315,14 @@ async def _filtered(request: Request, query: ConversationQuery, skip: int) -> HT
         assigned = "one"
         if values["assignee_id"] > TOP:
             raise BadRequest("assigneeId must be an id, me or none.", code="bad_parameter")
-    whole_search, needle = True, (query.searchValue or "").strip()
+    all_named, all_said, needle = True, True, (query.searchValue or "").strip()
     if needle:
-        values["ids"], whole_search = await _matching(ctx, needle)
+        values["ids"], all_named, all_said = await _matching(ctx, needle)
         values |= {"search": needle, "digits": phone.part(needle)}
     sql, names = listing(
         Filters(
-            found=bool(needle) and whole_search,
-            among=not whole_search,
+            found=bool(needle) and all_named,
+            among=not all_named,
             status=query.status is not None,
             assigned=assigned,
             label=query.label is not None,
@@ -329,29 +337,24 @@ async def _filtered(request: Request, query: ConversationQuery, skip: int) -> HT
 
     row, shown = await ctx.reads.reading(work)
     total = min(row["total"], COUNTED)
-    exact = whole_search and row["looked"] <= looks and (not needle or total <= FOUND)
+    exact = all_named and all_said and row["looked"] <= looks and (not needle or total <= FOUND)
     return json_bytes(
         f'{{"conversations":[{shown or ""}],{pagination(query.page, query.pageSize, total, exact=exact)}}}'
     )
 
 
-async def _matching(ctx: Any, needle: str) -> tuple[list[int], bool]:
-    """Contact threads with a needle in the name, the number or a message, and whether these are all.
+async def _matching(ctx: Any, needle: str) -> tuple[list[int], bool, bool]:
+    """Contact threads with a needle in the name, the number or a message; whether that is all names, and all messages.
 
-    Of names that too many have it tells none.
+    Of names that too many have it tells none. Of a single character, which most have, it tells nothing.
     """
-    said, whole_search = await _said(ctx, needle)
     if len(needle) < 2:
-        return said, False
+        return [], False, False
+    said, all_said = await search.threads_with(ctx, needle, FOUND + 1)
     rows = await named(ctx.reads, search=needle, digits=phone.part(needle))
     if len(rows) > FOUND:
-        return said, False
-    return list({*said, *(row["thread_id"] for row in rows)}), whole_search
-
-
-async def _said(ctx: Any, needle: str) -> tuple[list[int], bool]:
-    """Those in which somebody has said it."""
-    return [], True
+        return said, False, all_said
+    return list({*said, *(row["thread_id"] for row in rows)}), True, all_said
 
 
 # ---- one conversation --------------------------------------------------------------------------

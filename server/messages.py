@@ -277,11 +277,16 @@ async def _send(
             raise
         return await replay(ctx.db, **who)
     if row is not None and row["sent"]:
-        ctx.bus.ring_message(thread_id, row["rev"], row["seq"], row["reply_to"], row["message"], row["bare"])
-        ctx.typists.stop(user_id, thread_id)
-        if row["shown"] is not None:
-            ctx.receipts.sent(thread_id, user_id, row["seq"], shown=row["shown"])
+        ring(ctx, user_id, thread_id, row)
     return row
+
+
+def ring(ctx: Any, author_id: int, thread_id: int, row: asyncpg.Record) -> None:
+    """Tell of a message that is committed, by what `send` answered."""
+    ctx.bus.ring_message(thread_id, row["rev"], row["seq"], row["reply_to"], row["message"], row["bare"])
+    ctx.typists.stop(author_id, thread_id)
+    if row["shown"] is not None:
+        ctx.receipts.sent(thread_id, author_id, row["seq"], shown=row["shown"])
 
 
 def _client_id(request: Request, body: NewMessage) -> str | None:

@@ -3,13 +3,13 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import asyncpg
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import audit, blocks, members, shapes, users
+from server import audit, blocks, inbox, members, shapes, users
 from server.base.db import Db, query
 from server.base.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 from server.base.http import TOP, Body, Query, answers, empty, json_bytes, length, many, whole
@@ -17,7 +17,7 @@ from server.live import merged
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 2**53  # microseconds since 1970, in the year 2255: later than any activity
-LOOKS = 2000  # channels that one request searches, a few milliseconds
+LOOKS = 2000  # channels, or conversations, that one request searches, a few milliseconds
 
 
 @query
@@ -104,25 +104,25 @@ class MyThread(Body):
 async def list_threads(request: Request, query: ThreadQuery) -> HTTPResponse:
     """My threads, latest activity first. search matches any part of the title, ignoring case.
 
-    Those that I have archived are left out; archived=true gives those alone. streamCursor is where GET /api/stream goes
-    on from this page: of several pages take the first one's.
+    Those that I have archived are left out; archived=true gives those alone. Contact threads are listed with
+    kind=contact alone: for the staff those in which something has been said, a page looking at 2,000 of them at most,
+    so that it may hold fewer than asked, even none, and still have a nextCursor. streamCursor is where GET /api/stream
+    goes on from this page: of several pages take the first one's.
     """
     ctx = request.app.ctx
-    purpose = f"threads:{request.ctx.user_id}"
+    purpose = f"{'inbox' if query.kind == 'contact' else 'threads'}:{request.ctx.user_id}"
     before_at, before_id = LATEST, TOP
     if query.cursor is not None:
         before_at, before_id = ctx.cursors.open(purpose, query.cursor, count=2)
-    row = await mine(
-        ctx.reads,
-        user_id=request.ctx.user_id,
-        search=query.search or None,
-        kind=query.kind,
-        unread=query.unread,
-        archived=query.archived,
-        before_at=EPOCH + timedelta(microseconds=before_at),
-        before_id=before_id,
-        size=query.limit,
-    )
+    asked: dict[str, Any] = {
+        "user_id": request.ctx.user_id, "search": query.search or None, "unread": query.unread,
+        "archived": query.archived, "before_at": EPOCH + timedelta(microseconds=before_at), "before_id": before_id,
+        "size": query.limit,
+    }  # fmt: skip
+    if query.kind == "contact":
+        row = await inbox.threads(ctx.reads, **asked, looks=LOOKS)
+    else:
+        row = await mine(ctx.reads, **asked, kind=query.kind)
     following = "null"
     if row["more"]:
         active_at = (row["active_at"] - EPOCH) // timedelta(microseconds=1)

@@ -30,10 +30,13 @@ WITH reader AS MATERIALIZED (
     ORDER BY n.last_at DESC, n.thread_id DESC
     LIMIT 1 OFFSET (SELECT rest FROM passed)
 ), page AS MATERIALIZED (
-    SELECT n.*
-    FROM conversations n
-    WHERE (n.last_at, n.thread_id) <= ((SELECT last_at FROM start), (SELECT thread_id FROM start)) AND n.last_at IS NOT NULL
-    ORDER BY n.last_at DESC, n.thread_id DESC
+    -- Twice, so that the planner does not take it for a tenth of all, and plans anew each time for fear of that.
+    SELECT * FROM (
+        SELECT n.*
+        FROM conversations n
+        WHERE (n.last_at, n.thread_id) <= ((SELECT last_at FROM start), (SELECT thread_id FROM start)) AND n.last_at IS NOT NULL
+        ORDER BY n.last_at DESC, n.thread_id DESC
+        LIMIT 100) n
     LIMIT :size
 )
 SELECT reader.role,
@@ -67,11 +70,13 @@ WITH reader AS MATERIALIZED (
     ORDER BY n.last_at DESC, n.thread_id DESC
     LIMIT 1 OFFSET (SELECT rest FROM passed)
 ), page AS MATERIALIZED (
-    SELECT n.*
-    FROM conversations n
-    WHERE n.status = :status AND n.last_at IS NOT NULL
-        AND (n.last_at, n.thread_id) <= ((SELECT last_at FROM start), (SELECT thread_id FROM start))
-    ORDER BY n.last_at DESC, n.thread_id DESC
+    SELECT * FROM (
+        SELECT n.*
+        FROM conversations n
+        WHERE n.status = :status AND n.last_at IS NOT NULL
+            AND (n.last_at, n.thread_id) <= ((SELECT last_at FROM start), (SELECT thread_id FROM start))
+        ORDER BY n.last_at DESC, n.thread_id DESC
+        LIMIT 100) n
     LIMIT :size
 )
 SELECT reader.role,
@@ -229,7 +234,8 @@ WITH due AS MATERIALIZED (
         FOR NO KEY UPDATE SKIP LOCKED) h
 ), woken AS (
     UPDATE conversations n SET status = 'open', snoozed_until = NULL
-    WHERE n.thread_id = ANY(ARRAY(SELECT thread_id FROM head)) AND n.status = 'snoozed' AND n.snoozed_until <= now()
+    WHERE n.thread_id = ANY(ARRAY(SELECT thread_id FROM head))
+        AND coalesce(n.snoozed_until <= now(), false)  -- so written, it leads to no index: there are more than these
     RETURNING n.thread_id
 ), risen AS (
     UPDATE thread_heads h SET last_rev = h.last_rev + 1, last_xid = pg_current_xact_id()
