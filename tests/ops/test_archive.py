@@ -18,8 +18,10 @@ import orjson
 import pytest
 
 from server.base.settings import load
+from server.live import changes
 from server.ops import archive
 from server.ops.archive import ArchiveError, Outcome, Shelf, Stretch
+from server.ops.migrate import MIGRATIONS
 from tests.client import Api
 from tests.conftest import Backing, Cast
 from tests.live.talk import talk
@@ -397,6 +399,11 @@ async def test_a_late_change_of_an_archived_message_is_no_hole_in_a_stream(
     async with wire(api.base, cast.team, cast.ben, since=start) as line:
         ready, missed = await line.next(), await line.next()
         assert ready and missed and (ready.event, missed.event) == ("ready", "resync")
+    # Nor to a reader whose door was open before the floor rose.
+    below = await changes.since(
+        archived.conn, thread_id=cast.team, after_rev=int(start.rpartition(".")[2]), size=9
+    )
+    assert [(row["kind"], row["seq"]) for row in below] == [("message", 8)]
     # It is still there for who asks by transaction: the user streams, the index.
     kept = await db.fetch("SELECT kind, seq FROM changes WHERE thread_id = $1 ORDER BY rev", cast.team)
     assert [tuple(row) for row in kept][-2:] == [("message_updated", 2), ("message", 8)]
@@ -670,6 +677,45 @@ async def test_the_server_tidies_up_by_itself_one_worker_at_a_time(
     assert len(list((tmp_path / "data" / "archive").iterdir())) == 1
     none = load({"DATABASE_URL": db_url, "BOBBIN_DATA_DIR": str(tmp_path)}, serves=False)
     assert (none.retention_days, none.archive_dir) == (0, "")  # nothing is archived unasked
+
+
+async def test_a_worker_keeps_it_up_and_lets_go_of_what_it_has_in_hand_when_it_ends(
+    town: asyncpg.Connection, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"DATABASE_URL": db_url, "BOBBIN_ARCHIVE_DIR": str(tmp_path), "BOBBIN_RETENTION_DAYS": "30"}
+    monkeypatch.setattr(archive, "FIRST_SECONDS", 0.0)
+    wanted = [max(0, n - 10) if n > 11 else 0 for n in range(1, 31)]  # from the day before its 30th on
+    take, written = archive._take, asyncio.Event()
+
+    async def held_up(*_: Any, **__: Any) -> None:
+        written.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(archive, "_take", held_up)
+    retention = archive.Retention(load(given, serves=False))
+    retention.start()
+    await asyncio.wait_for(written.wait(), 20)
+    await retention.close()
+    assert (await borders(town), list(tmp_path.iterdir())) == ([0] * 30, [])
+    monkeypatch.setattr(archive, "_take", take)
+    retention.start()
+    async with asyncio.timeout(20):
+        while await borders(town) != wanted:
+            await asyncio.sleep(0.01)
+    await retention.close()
+    assert len(list(tmp_path.iterdir())) == 1
+    keeps_all = archive.Retention(load(given | {"BOBBIN_RETENTION_DAYS": "0"}, serves=False))
+    keeps_all.start()
+    await keeps_all.close()
+    assert keeps_all._task is None
+
+
+async def test_the_migration_is_not_undone_while_anything_is_archived(town: asyncpg.Connection) -> None:
+    undo = (MIGRATIONS / "20261123000003_archive.sql").read_text().partition("-- migrate:down")[2]
+    await town.execute("INSERT INTO archives VALUES (30, 1, 2, 2, 'a file', 0, sha256('it'))")
+    with pytest.raises(asyncpg.RaiseError, match="bring them back first"):
+        await town.execute(undo)
+    assert await town.fetchval("SELECT count(*) FROM archives") == 1
 
 
 def bobbin(db_url: str, folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
