@@ -17,7 +17,7 @@ from server.inbox import Filters, listing
 from server.ops.explain import OTHERWISE, fill, plan
 from tests.client import NUMBERS, Api, Person
 from tests.conftest import Cast, Maker
-from tests.rules import dense, ok, refused
+from tests.rules import dense, ok, refused, until
 from tests.staff import Contact, contact, rows, says
 from tests.test_queries import GROWING, nodes
 
@@ -438,6 +438,27 @@ async def test_a_search_finds_parts_of_names_and_numbers(api: Api, agnes: Person
     for odd in ("x", "%", "'", "\\", "a" * 1000, "🧵", "  "):
         ok(await api.get(LIST, as_=agnes, params={"searchValue": odd}))
     refused(await api.get(LIST, as_=agnes, params={"searchValue": "x" * 1001}), 422)
+
+
+async def test_a_search_finds_what_was_said_and_not_what_was_taken_back(
+    api: Api, agnes: Person, carla: Contact, db: asyncpg.Pool
+) -> None:
+    word, other = f"Zwölf{next(NUMBERS)}x", await contact(db, "Quiet")
+    ok(await api.post(f"/api/contacts/{other.id}/messages", {"text": f"About {word} things"}, as_=agnes), 201)
+    ok(await api.post(f"/api/contacts/{carla.id}/messages", {"text": f"{word}!"}, as_=agnes), 201)
+    ok(await api.post(f"/api/contacts/{other.id}/messages", {"text": "And others"}, as_=agnes), 201)
+
+    async def found() -> list[int]:
+        page = ok(await api.get(LIST, as_=agnes, params={"searchValue": word[:-1].upper()}))
+        assert page["pagination"]["total"] == len(page["conversations"]) and page["pagination"]["totalExact"]
+        return [row["id"] for row in page["conversations"]]
+
+    async def both() -> bool:  # the index follows within two seconds
+        return await found() == [other.thread, carla.thread]
+
+    await until(both, "both are found")
+    ok(await api.delete(f"{carla.url}/messages/3", as_=agnes), 204)
+    assert await found() == [other.thread]
 
 
 # ---- contact threads as threads ----------------------------------------------------------------
