@@ -1059,7 +1059,7 @@ UNION ALL
     GREATEST(h.archived_seq,
         CASE
             WHEN (COALESCE(u.staff_since, u.created_at) <= t.created_at) THEN (0)::bigint
-            WHEN (COALESCE(u.staff_since, u.created_at) > h.last_message_at) THEN h.last_seq
+            WHEN ((h.last_seq = 0) OR (COALESCE(u.staff_since, u.created_at) > h.last_message_at)) THEN h.last_seq
             ELSE public.seq_before(t.id, COALESCE(u.staff_since, u.created_at), (h.archived_seq + 1), h.last_seq)
         END) AS read_seq,
     t.kind,

@@ -204,7 +204,7 @@ SELECT * FROM own_doors
 UNION ALL
 SELECT u.id, t.id, 'moderator', 0, 0, greatest(h.archived_seq, CASE
            WHEN coalesce(u.staff_since, u.created_at) <= t.created_at THEN 0
-           WHEN coalesce(u.staff_since, u.created_at) > h.last_message_at THEN h.last_seq
+           WHEN h.last_seq = 0 OR coalesce(u.staff_since, u.created_at) > h.last_message_at THEN h.last_seq
            ELSE seq_before(t.id, coalesce(u.staff_since, u.created_at), h.archived_seq + 1, h.last_seq) END),
        t.kind, t.history, t.title, t.created_at,
        h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at,

@@ -221,9 +221,10 @@ WITH seen AS MATERIALIZED (
         WHERE t.id = f.thread_id AND t.kind = 'contact' AND NOT EXISTS (
             SELECT FROM memberships m WHERE m.thread_id = t.id AND m.user_id = :user_id AND m.left_rev IS NULL)
         OFFSET 0) t
+    LIMIT :most::int + 1
 ), inbox AS MATERIALIZED (
     SELECT coalesce(:inbox::bigint[], (SELECT array_agg(thread_id ORDER BY thread_id) FROM found), '{}') AS ids,
-        (SELECT count(*) FROM fresh) <= :looks AND (SELECT count(*) FROM found) <= :most::int
+        (SELECT count(*) FROM fresh) <= :looks AND (SELECT count(*) FROM found) <= :most
             AND (SELECT NOT turned FROM person) IS NOT FALSE AS whole
 ), present AS (
     -- Each head a lookup (OFFSET 0), in the order of the index, until there are enough.
