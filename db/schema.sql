@@ -123,7 +123,8 @@ CREATE TABLE public.contacts (
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     deleted_at timestamp with time zone,
     CONSTRAINT contacts_phone_number CHECK ((phone_number ~ '^\+[1-9][0-9]{6,14}$'::text))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_insert_scale_factor='0.02');
 
 --
 -- Name: contact_json(public.contacts); Type: FUNCTION; Schema: public; Owner: -

@@ -286,7 +286,7 @@ def _endpoint(route: Route) -> Handler:
                 status=status,
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
-        if route.media is not None and status >= 400 and request.stream and request.stream.request_body:
+        if route.media is not None and status >= 400:
             drain(request)
         if response is not None and isinstance(response, HTTPResponse):
             dress(response, (*outer(request, ctx.request_id), NO_STORE))

@@ -160,6 +160,15 @@ async def test_another_name_is_one_change_of_the_thread_and_told_at_once(
     assert await db.fetchval("SELECT name FROM users WHERE id = $1", contact["id"]) == "Karla"
 
 
+async def test_the_thread_of_a_contact_has_no_other_name_and_no_other_end(api: Api, root: Person) -> None:
+    contact = await made(api, root)
+    url = f"/api/threads/{contact['threadId']}"
+    await api.say(contact["threadId"], root, "hello")  # and so root is in it
+    refused(await api.patch(url, {"title": "Another"}, as_=root), 409, "contact_thread")
+    refused(await api.delete(url, as_=root), 409, "contact_thread")
+    assert ok(await api.get(url, as_=root))["thread"]["title"] == contact["name"]
+
+
 async def test_changes_that_meet_lose_nothing(api: Api, root: Person, db: asyncpg.Pool) -> None:
     contact = await made(api, root)
     url = f"{URL}/{contact['id']}"

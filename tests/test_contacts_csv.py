@@ -196,7 +196,12 @@ async def test_only_a_csv_file_of_some_size_and_of_the_staff_is_read(
         refused(await api.post(url, as_=root, content=b"name\nX\n", headers=headers), 415, "unsupported_type")
     large = b"name\n" + b"x" * 11 * 1024 * 1024
     refused(await api.post(url, as_=root, content=large, headers=csv_type), 413, "too_large")
-    refused(await api.post(url, as_=cast.mallory, content=large, headers=csv_type), 403, "forbidden")
+    reply = await api.post(url, as_=cast.mallory, content=large, headers=csv_type)
+    refused(reply, 403, "forbidden")
+    assert reply.headers["connection"] == "close", "what was not read is not taken for another request"
+    reply = await api.post(url, as_=cast.mallory, headers=csv_type)
+    refused(reply, 403, "forbidden")
+    assert reply.headers["connection"] == "keep-alive"
     refused(await api.post(url, content=large, headers=csv_type), 401, "unauthorized")
     refused(await api.get(f"{URL}/export", as_=cast.mallory), 403, "forbidden")
 

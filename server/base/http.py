@@ -195,7 +195,8 @@ def drain(request: Request) -> None:
     Closed at once, the client would see its connection reset while it is still sending, and no answer.
     """
     http: Any = request.stream
-    if http is not None:
+    if http is not None and (http.request_bytes_left or http.request_body == "chunked"):
+        http.keep_alive = False
         http.request_max_size = http.protocol.request_max_size = DRAINED_BYTES
         asyncio.get_running_loop().call_later(DRAINING_SECONDS, http.protocol.close)
 
