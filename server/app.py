@@ -26,6 +26,7 @@ from server.live import changes, presence, typists
 from server.live.bus import CHANGED, PRESENCE, STAFF, TYPING, Bus
 from server.live.endings import Endings
 from server.live.hub import Hub
+from server.live.indexer import Indexer
 from server.live.link import Links
 from server.live.merged import Merged
 from server.live.outlet import STALLED_SECONDS
@@ -115,7 +116,13 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.presence = Presence(
             settings.redis_url, ctx.db, on=settings.presence, hub=ctx.hub, post=ctx.bus.post
         )
-        ctx.bus.on(CHANGED, ctx.merged.hint, stands=ctx.merged.hint)
+        ctx.indexer = Indexer(ctx.db)
+
+        def changed(payload: bytes = b"") -> None:
+            ctx.merged.hint(payload)
+            ctx.indexer.hint()
+
+        ctx.bus.on(CHANGED, changed, stands=changed)
         ctx.presence.for_user = ctx.merged.presence
         ctx.bus.on(PRESENCE, ctx.presence.heard, stands=ctx.presence.connected)
         ctx.typists = Typists(ctx.db, on=settings.typing, hub=ctx.hub, post=ctx.bus.post)
@@ -154,6 +161,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     async def end(app: Sanic[Any, Any]) -> None:
         ctx = app.ctx
         await ctx.tasks.drain(1)
+        await ctx.indexer.close()
         await ctx.endings.close()
         await ctx.presence.close()
         await ctx.bus.close()
@@ -206,6 +214,7 @@ async def _follow(app: Sanic[Any, Any]) -> None:
             await asyncio.sleep(DATABASE_SECONDS)
     ctx.hub.start(ctx.bus, epoch=ctx.epoch)
     ctx.merged.start(epoch=ctx.epoch)
+    ctx.indexer.start()
     ctx.presence.start(epoch=ctx.epoch)
     ctx.bus.start(epoch=ctx.epoch)
     ctx.alarm.start()

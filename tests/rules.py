@@ -12,6 +12,7 @@ import asyncpg
 import httpx
 
 from server.base.front import SECURITY
+from server.base.http import required
 from server.routes import Route
 from tests.client import LIMIT_SECONDS, Api, Reply
 from tests.conftest import Cast
@@ -34,6 +35,12 @@ def url_of(route: Route, cast: Cast, **places: Any) -> str:
     for name in route.places:
         url = re.sub(rf"<{name}:\w+>", str((ours | places).get(name, 1)), url)
     return url
+
+
+def asked_of(route: Route) -> str:
+    """The query string that a route must have."""
+    wanted = required(route.query) if route.query is not None else ()
+    return "".join(f"?{name}=word" for name in wanted)
 
 
 async def set_up(api: Api, cast: Cast) -> None:

@@ -17,7 +17,7 @@ from server.base.access import digest
 from server.routes import ROUTES, Route
 from tests.client import Api, Person
 from tests.conftest import Cast
-from tests.rules import ok, url_of
+from tests.rules import asked_of, ok, url_of
 from tests.staff import contact, says
 from tests.test_hostile import BODIES
 from tests.test_routes import minted
@@ -55,6 +55,7 @@ WANTED = {
     "DELETE /api/me/blocks/<other_id:id>": "204 204 204 204 204 204 204 403",
     "GET /api/users": MINE,
     "GET /api/channels": MINE,
+    "GET /api/search": MINE,
     "GET /api/threads": MINE,
     "POST /api/threads": "201 201 201 201 201 201 201 403",
     "GET /api/admin/users": STAFF,
@@ -171,7 +172,7 @@ def stage(
 
 async def asked(api: Api, route: Route, cast: Cast, actor: Person | None, places: dict[str, Any]) -> int:
     """The status of a good request of this route."""
-    url = url_of(route, cast, **places)
+    url = url_of(route, cast, **places) + asked_of(route)
     if route.access == "STREAM":  # it would not end
         headers = {"Authorization": f"Bearer {actor.token}"} if actor else {}
         async with api._client.stream("GET", url, headers=headers) as answer:

@@ -12,7 +12,7 @@ from server.base.access import Tokens
 from server.routes import ROUTES, Route
 from tests.client import Api, Person
 from tests.conftest import SECRET, Asker, Cast
-from tests.rules import ok, refused, set_up, url_of
+from tests.rules import asked_of, ok, refused, set_up, url_of
 
 CLOSED = [route for route in ROUTES if route.access != "OPEN"]
 GETS = [route for route in ROUTES if route.method == "GET" and route.access != "STREAM"]
@@ -107,7 +107,7 @@ async def test_a_token_that_was_good_is_refused_when_its_time_is_over(api: Api, 
 async def test_head_answers_like_get_without_a_body(api: Api, cast: Cast, asker: Asker, route: Route) -> None:
     await set_up(api, cast)
     me = await asker(route)
-    url = url_of(route, cast)
+    url = url_of(route, cast) + asked_of(route)
     got, head = await api.get(url, as_=me), await api.ask("HEAD", url, as_=me)
     assert got.status == head.status == 200
     assert head.body == b""

@@ -128,6 +128,26 @@ WITH people AS (
 ), edited AS (
     INSERT INTO message_edits (thread_id, seq, rev, text, at)
     SELECT thread_id, seq, n, 'What was said before.', at FROM message, generate_series(1, 2) n WHERE seq % 7 = 3
+), search_message AS (
+    SELECT m.*, 1 + i / 8 AS n, (extract(epoch FROM at) * 1000000)::bigint AS micros FROM message m
+), search_block AS (
+    INSERT INTO search_blocks (id, at, thread_id, seq, ats, thread_ids, seqs, author_ids, text, loose)
+    SELECT n, (array_agg(micros ORDER BY i))[1], (array_agg(thread_id ORDER BY i))[1], (array_agg(seq ORDER BY i))[1],
+        array_agg(micros ORDER BY i), array_agg(thread_id ORDER BY i), array_agg(seq ORDER BY i),
+        array_agg(author_id ORDER BY i), string_agg('words and more words. ', E'\x01'), CASE WHEN n % 100 = 7 THEN 1 ELSE 0 END
+    FROM search_message
+    GROUP BY n
+), search_gram AS (
+    -- Some that many blocks have, some that few have.
+    INSERT INTO search_grams (block_id, grams)
+    SELECT n, E'wor\nord\nrds\nmor\nn' || n % 90 + 10 || E'\n\x01m2026-' || min(extract(month FROM at))
+        || E'\n' || string_agg(DISTINCT E'\x01t' || thread_id, E'\n')
+    FROM search_message
+    GROUP BY n
+), search_late AS (
+    INSERT INTO search_late (at, thread_id, seq) SELECT micros, thread_id, seq FROM search_message WHERE i % 7 = 3
+), search_todo AS (
+    INSERT INTO search_todo (at, thread_id, seq) SELECT micros, thread_id, seq FROM search_message WHERE i % 2 = 1
 ), archive AS (
     INSERT INTO archives (thread_id, first_seq, last_seq, living, file, at_byte, digest)
     SELECT k.id, 1 + 1000 * n, 1000 * (n + 1), 990, 'file ' || k.id % 20, 1000 * k.id + n, sha256('sample')

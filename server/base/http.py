@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache, partial
+from keyword import iskeyword
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -220,7 +221,8 @@ def read_query(request: Request, kind: type[Q]) -> Q:
         given[name] = fields[name](value, name)
     if missing := required(kind) - given.keys():
         raise Invalid(dict.fromkeys(sorted(missing), "is required"))
-    found = kind(**given)
+    # A field of a name that Python keeps to itself, as from, is written from_ and named from.
+    found = kind(**{f"{name}_" if iskeyword(name) else name: value for name, value in given.items()})
     faults = faults_of(found)
     if faults:
         raise Invalid(faults)
@@ -241,9 +243,9 @@ def _fields(kind: type[Query]) -> dict[str, Callable[[str, str], Any]]:
         types = set(_plain(field.type))
         words = tuple(word for part in types if get_origin(part) is Literal for word in get_args(part))
         if words:
-            found[field.name] = partial(_word, words=words)
+            found[field.encode_name] = partial(_word, words=words)
         else:
-            found[field.name] = (
+            found[field.encode_name] = (
                 _switch
                 if bool in types
                 else _number

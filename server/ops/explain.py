@@ -225,7 +225,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "audit.note": {"act": "session.opened"},
     "search.alive": {"thread_ids": [3001, 3002], "seqs": [1, 1]},
     "search.hits": {"part": "words", "thread_ids": None},
-    "search.likely": {"size": 600},
+    "search.likely": {"size": 350},
     "search.mine": {"size": 1000},
     "search.newest": {"size": 7},
     "search.tell": {"thread_ids": [7, 7], "seqs": [2000, 2001]},

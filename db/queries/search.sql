@@ -1,0 +1,115 @@
+-- search.sql: messages with a needle, the newest first.
+-- Writes nothing. Where they may be, search_blocks says, which the indexer keeps (indexer.sql); whether they are there, and
+-- whether the reader may see them, is decided by messages and sights. at is createdAt in microseconds; a place in the order
+-- is (at, thread_id, seq).
+
+-- name: mine :one
+-- The threads that somebody is in, at most size + 1, without those of contacts if the person is of the staff, who see them all.
+-- params: user_id, size
+-- route:  GET /api/search (hot)
+-- plan:   users_pkey, memberships_mine, threads_pkey; at most size + 1 rows
+SELECT u.role <> 'member' AND u.deactivated_at IS NULL AS staff, ARRAY(
+    SELECT m.thread_id
+    FROM memberships m
+    CROSS JOIN LATERAL (SELECT t.kind FROM threads t WHERE t.id = m.thread_id OFFSET 0) t
+    WHERE m.user_id = u.id AND m.left_rev IS NULL AND (u.role = 'member' OR t.kind <> 'contact')
+    LIMIT :size::int + 1) AS thread_ids
+FROM users u
+WHERE u.id = :user_id;
+
+-- name: inside :value
+-- Whether somebody is in a thread. No row when not.
+-- params: user_id, thread_id
+-- route:  GET /api/search
+-- plan:   memberships_open/memberships_mine; one row
+SELECT true FROM doors WHERE user_id = :user_id AND thread_id = :thread_id;
+
+-- name: newest :many
+-- The newest blocks that begin before a place, and when their last messages were sent (last_at).
+-- params: at, thread_id, seq (exclusive), size
+-- route:  GET /api/search (hot)
+-- route:  GET /api/conversations
+-- plan:   search_blocks_in_order; at most size rows
+SELECT b.id, b.at, b.thread_id, b.seq, b.ats[cardinality(b.ats)] AS last_at
+FROM search_blocks b
+WHERE (b.at, b.thread_id, b.seq) < (:at, :thread_id, :seq)
+ORDER BY b.at DESC, b.thread_id DESC, b.seq DESC
+LIMIT :size;
+
+-- name: likely :many
+-- The newest blocks that begin before a place and have these lexemes: a message that has them all is in one of them.
+-- params: at, thread_id, seq (exclusive), wanted (a tsquery, as text), size
+-- route:  GET /api/search (hot)
+-- route:  GET /api/conversations
+-- plan:   search_grams_found, search_blocks_pkey; the blocks with these lexemes (wanted names months, which bound them)
+SELECT b.id, b.at, b.thread_id, b.seq
+FROM (
+    SELECT DISTINCT g.block_id FROM search_grams g
+    WHERE array_to_tsvector(string_to_array(g.grams, E'\n')) @@ :wanted::text::tsquery OFFSET 0) g
+CROSS JOIN LATERAL (SELECT * FROM search_blocks WHERE id = g.block_id OFFSET 0) b
+WHERE (b.at, b.thread_id, b.seq) < (:at, :thread_id, :seq)
+ORDER BY b.at DESC, b.thread_id DESC, b.seq DESC
+LIMIT :size;
+
+-- name: hits :many
+-- Messages of these blocks that have a part and all others, between two places, the newest first; of these threads and this
+-- author, if any.
+-- params: ids (bigint[]), part (folded, as all), parts (text[]), low_at, at, thread_id, seq (exclusive), thread_ids (bigint[]),
+--         author_id, size
+-- route:  GET /api/search (hot)
+-- route:  GET /api/conversations
+-- plan:   search_blocks_pkey; these blocks
+SELECT m.at, m.thread_id, m.seq
+FROM (SELECT * FROM search_blocks WHERE id = ANY(:ids::bigint[]) AND strpos(text, :part) > 0 OFFSET 0) b
+CROSS JOIN LATERAL unnest(b.ats, b.thread_ids, b.seqs, b.author_ids, string_to_array(b.text, E'\x01'))
+    AS m (at, thread_id, seq, author_id, text)
+WHERE strpos(m.text, :part) > 0 AND m.at >= :low_at AND (m.at, m.thread_id, m.seq) < (:at::bigint, :thread_id::bigint, :seq::bigint)
+    AND (:thread_ids::bigint[] IS NULL OR m.thread_id = ANY(:thread_ids))
+    AND (:author_id::bigint IS NULL OR m.author_id = :author_id)
+    AND (cardinality(:parts::text[]) = 0 OR NOT EXISTS (
+        SELECT FROM unnest(:parts::text[]) AS more (part) WHERE strpos(m.text, more.part) = 0))
+ORDER BY m.at DESC, m.thread_id DESC, m.seq DESC
+LIMIT :size;
+
+-- name: tell :many
+-- Of these messages those that the reader may see, as they are now and in the given order, with their threads.
+-- params: user_id, thread_ids (bigint[]), seqs (bigint[]; pairs)
+-- route:  GET /api/search (hot)
+-- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; one row of each for each message
+SELECT m.thread_id, m.seq, m.text,
+    message_json(m, a, q, qa, CASE WHEN m.reactions IS NOT NULL THEN reactions_for(m, :user_id) END,
+        CASE WHEN m.author_id = :user_id THEN (
+            SELECT status_of(m.seq, min(r.delivered), min(r.seen)) FROM reach_of_others(m.thread_id, :user_id) r
+            WHERE m.seq > r.low AND m.seq <= r.high) ELSE '' END) AS message,
+    '{"id":' || s.thread_id || ',"kind":"' || s.kind || '","title":' || coalesce(to_json(s.title)::text, 'null') || '}' AS thread
+FROM unnest(:thread_ids::bigint[], :seqs::bigint[]) WITH ORDINALITY AS asked (thread_id, seq, n)
+CROSS JOIN LATERAL (
+    SELECT d.thread_id, d.kind, d.title FROM doors d
+    WHERE d.user_id = :user_id AND d.thread_id = asked.thread_id AND EXISTS (
+        SELECT FROM sights s
+        WHERE s.user_id = :user_id AND s.thread_id = asked.thread_id AND asked.seq > s.low AND asked.seq <= s.high)
+    OFFSET 0) s
+CROSS JOIN LATERAL (
+    SELECT * FROM messages WHERE thread_id = asked.thread_id AND seq = asked.seq AND deleted_at IS NULL OFFSET 0) m
+CROSS JOIN LATERAL (SELECT * FROM users WHERE id = m.author_id OFFSET 0) a
+LEFT JOIN LATERAL (
+    SELECT o.* FROM messages o
+    WHERE o.thread_id = asked.thread_id AND o.seq = m.reply_to AND EXISTS (
+        SELECT FROM sights s
+        WHERE s.user_id = :user_id AND s.thread_id = asked.thread_id AND o.seq > s.low AND o.seq <= s.high) OFFSET 0) q ON true
+LEFT JOIN LATERAL (SELECT * FROM users WHERE id = q.author_id OFFSET 0) qa ON true
+ORDER BY asked.n;
+
+-- name: alive :many
+-- Of these messages those of the inbox that are not deleted.
+-- params: thread_ids (bigint[]), seqs (bigint[]; pairs)
+-- route:  GET /api/conversations
+-- plan:   threads_pkey, thread_heads_pkey, messages_pkey; one row of each for each message
+SELECT asked.thread_id, m.text
+FROM unnest(:thread_ids::bigint[], :seqs::bigint[]) WITH ORDINALITY AS asked (thread_id, seq, n)
+CROSS JOIN LATERAL (SELECT kind FROM threads WHERE id = asked.thread_id AND kind = 'contact' OFFSET 0) t
+CROSS JOIN LATERAL (
+    SELECT FROM thread_heads WHERE thread_id = asked.thread_id AND deleted_at IS NULL AND archived_seq < asked.seq OFFSET 0) h
+CROSS JOIN LATERAL (
+    SELECT text FROM messages WHERE thread_id = asked.thread_id AND seq = asked.seq AND deleted_at IS NULL OFFSET 0) m
+ORDER BY asked.n;

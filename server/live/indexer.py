@@ -1,0 +1,403 @@
+"""The index of messages is kept as they change, after the commits. SQL: db/queries/indexer.sql. What it is: grams.py.
+
+Each worker tries, when somebody says that something has changed and once a second; whoever holds the one row of
+search_place does it, the others pass. What has been committed since the place is found as the user streams find it,
+and the place moves in the transaction that takes it in; so after a crash it goes on there, and nothing is left out.
+
+Most of it goes to the newest block, which is small work. What belongs into older ones (imports, edits, deletions) is
+put aside in search_late, and taken some blocks at a time: it holds up nothing that is new.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+
+import asyncpg
+
+from server import grams
+from server.base import log
+from server.base.db import Connections, Db, query
+from server.base.errors import AWAY
+from server.grams import Entry, Key
+from server.live.merged import Place, known
+
+LOOK_SECONDS = 0.25  # between two looks, at least
+POLL_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+BEHIND_SECONDS = 2.0  # what is promised
+CHANGES = 2000  # taken at once; of one transaction all
+LATE, LATE_BLOCKS = 500, 30  # late messages taken at once, and blocks that they may change
+LOOSE = 64  # changes of a block until what it is found by is made anew
+MOST_WAITING = 100_000  # changes that the status counts
+ROOM = 1.5  # how much fuller than a new one a block may become
+
+
+@query
+async def hold(db: Db) -> asyncpg.Record | None: ...
+
+
+@query
+async def fresh(db: Db, *, seen: str, size: int) -> list[asyncpg.Record]: ...
+
+
+@query
+async def of_one(db: Db, *, only: int) -> list[asyncpg.Record]: ...
+
+
+@query
+async def now(db: Db, *, thread_ids: list[int], seqs: list[int]) -> list[asyncpg.Record]: ...
+
+
+@query
+async def newest(db: Db) -> asyncpg.Record | None: ...
+
+
+@query
+async def some(db: Db, *, ids: list[int]) -> list[asyncpg.Record]: ...
+
+
+@query
+async def places(
+    db: Db, *, ats: list[int], thread_ids: list[int], seqs: list[int]
+) -> list[asyncpg.Record]: ...
+
+
+@query
+async def make(
+    db: Db,
+    *,
+    at: int,
+    thread_id: int,
+    seq: int,
+    ats: list[int],
+    thread_ids: list[int],
+    seqs: list[int],
+    author_ids: list[int],
+    text: str,
+) -> int: ...
+
+
+@query
+async def remake(
+    db: Db,
+    *,
+    id: int,
+    at: int,
+    thread_id: int,
+    seq: int,
+    ats: list[int],
+    thread_ids: list[int],
+    seqs: list[int],
+    author_ids: list[int],
+    text: str,
+    loose: int,
+) -> str: ...
+
+
+@query
+async def unmake(db: Db, *, id: int) -> str: ...
+
+
+@query
+async def gram(db: Db, *, id: int, grams: str) -> str: ...
+
+
+@query
+async def ungram(db: Db, *, id: int) -> str: ...
+
+
+@query
+async def move(db: Db, *, place: str) -> str: ...
+
+
+@query
+async def delay(db: Db, *, ats: list[int], thread_ids: list[int], seqs: list[int]) -> str: ...
+
+
+@query
+async def late(db: Db, *, size: int) -> list[asyncpg.Record]: ...
+
+
+@query
+async def done(db: Db, *, ats: list[int], thread_ids: list[int], seqs: list[int]) -> str: ...
+
+
+@query
+async def untidy(db: Db) -> int | None: ...
+
+
+@query
+async def state(db: Db) -> asyncpg.Record: ...
+
+
+class Indexer:
+    """That of a worker."""
+
+    def __init__(self, db: Connections) -> None:
+        self._db = db
+        self._hinted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def hint(self, _: bytes = b"") -> None:
+        """Something has changed."""
+        self._hinted.set()
+
+    def start(self) -> None:
+        """Look, for as long as the worker lives."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        caught_up, behind = time.monotonic(), False
+        while True:
+            pause = LOOK_SECONDS
+            try:
+                left = await self.round()
+            except AWAY as error:
+                log.event("search.blind", level="warning", reason=type(error).__name__)
+                left, pause = None, RETRY_SECONDS
+            except Exception as error:  # whatever it is: the next round tries again
+                log.event("search.failed", level="error", reason=repr(error)[:300])
+                left, pause = None, RETRY_SECONDS
+            current = time.monotonic()
+            if left is False:
+                caught_up = current
+            if behind != (current - caught_up > BEHIND_SECONDS):
+                behind = not behind
+                log.event("search.behind" if behind else "search.caught_up", level="warning")
+            if left:
+                await asyncio.sleep(0)
+                continue
+            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._hinted.wait()
+            self._hinted.clear()
+
+    async def round(self) -> bool | None:
+        """Take in what there is, within bounds. Whether more is left; None when another worker does it."""
+        self._hinted.clear()
+        async with self._db.acquire() as conn:
+            more = await take_new(conn)
+            if more is not False:
+                return more
+            more = await take_late(conn)
+            if more is not False:
+                return more
+            await tidy(conn)
+        return False
+
+
+async def take_new(conn: asyncpg.Connection) -> bool | None:
+    """What has been committed since the place: into the newest block, or aside. Whether there is more; None: held."""
+    async with conn.transaction():
+        row = await hold(conn)
+        if row is None:
+            return None
+        seen = known(row["place"])
+        rows = await fresh(conn, seen=seen.text, size=CHANGES)
+        here = known(rows[0]["place"])
+        if seen.end > here.end:  # of another cluster: a dump that was restored
+            log.event("search.lost", level="error", remedy="bobbin search rebuild")
+            await move(conn, place=here.text)
+            return False
+        found = [row for row in rows if row["xid"] is not None]
+        if not found:
+            if seen.open - here.open:
+                await move(conn, place=here.text)
+            return False
+        pairs, reached, more = await _taken(conn, seen, here, found)
+        await take(conn, await entries_now(conn, pairs))
+        await move(conn, place=reached)
+        return more
+
+
+async def _taken(
+    conn: asyncpg.Connection, seen: Place, here: Place, found: Sequence[asyncpg.Record]
+) -> tuple[set[tuple[int, int]], str, bool]:
+    """Which messages are looked at now, the place that is reached with them, and whether there is more.
+
+    Transactions are taken as a whole, or left for the next time.
+    """
+    by_xid: dict[int, list[asyncpg.Record]] = {}
+    sizes: dict[int, int] = {}
+    for row in found:
+        by_xid.setdefault(row["xid"], []).append(row)
+        sizes[row["low"]] = sizes.get(row["low"], 0) + 1
+    # Where there were more than asked for, the last transaction may not be here as a whole.
+    cut_short = {
+        max(row["xid"] for row in found if row["low"] == low) for low, size in sizes.items() if size > CHANGES
+    }
+    pairs, taken = set[tuple[int, int]](), set[int]()
+    for xid in sorted(by_xid):
+        if taken and (len(pairs) >= CHANGES or xid in cut_short):
+            break
+        rows: Iterable[asyncpg.Record] = by_xid[xid]
+        if xid in cut_short:
+            rows = await of_one(conn, only=xid)
+        pairs.update((row["thread_id"], row["seq"]) for row in rows if row["seq"] is not None)
+        taken.add(xid)
+    left = by_xid.keys() - taken
+    more = bool(left or cut_short)
+    end = here.end
+    fresh_left = [xid for xid in left if xid >= seen.end]
+    if fresh_left:
+        end = min(fresh_left)
+    elif any(xid >= seen.end for xid in cut_short):
+        end = max(cut_short) + 1
+    unseen = {xid for xid in here.open if xid < end} | {xid for xid in left if xid < end}
+    first = min(unseen, default=end)
+    return pairs, f"{first}:{end}:{','.join(map(str, sorted(unseen)))}", more
+
+
+async def entries_now(conn: asyncpg.Connection, pairs: Iterable[tuple[int, int]]) -> dict[Key, Entry | None]:
+    """Messages as they are, by their place in the order; None: deleted. Those that are archived are not among them."""
+    asked = sorted(pairs)
+    rows = await now(conn, thread_ids=[one[0] for one in asked], seqs=[one[1] for one in asked])
+    found: dict[Key, Entry | None] = {}
+    for row in rows:
+        key = (grams.micros(row["created_at"]), row["thread_id"], row["seq"])
+        found[key] = (
+            None if row["gone"] else Entry(*key, row["author_id"], grams.fold(row["text"]), row["inbox"])
+        )
+    return found
+
+
+async def take(conn: asyncpg.Connection, changed: dict[Key, Entry | None]) -> None:
+    """Into the newest block what belongs there, and the rest aside."""
+    if not changed:
+        return
+    block = await newest(conn)
+    low = (block["at"], block["thread_id"], block["seq"]) if block is not None else None
+    current = {key: one for key, one in changed.items() if low is None or key >= low}
+    aside = sorted(changed.keys() - current.keys())
+    if current:
+        await _grow(conn, block, current)
+    if aside:
+        await delay(conn, **columns(aside))
+
+
+async def take_late(conn: asyncpg.Connection) -> bool | None:
+    """Some of what was put aside, into the blocks to which it belongs."""
+    async with conn.transaction():
+        if await hold(conn) is None:
+            return None
+        keys = [(row["at"], row["thread_id"], row["seq"]) for row in await late(conn, size=LATE)]
+        if not keys:
+            return False
+        block_of = {row["n"]: row["id"] for row in await places(conn, **columns(keys))}
+        by_block: dict[int, list[Key]] = {}
+        for n, key in enumerate(keys, 1):
+            by_block.setdefault(block_of[n], []).append(key)
+        chosen = dict(list(by_block.items())[:LATE_BLOCKS])
+        taken = [key for mine in chosen.values() for key in mine]
+        changed = await entries_now(conn, [(key[1], key[2]) for key in taken])
+        top = await newest(conn)
+        blocks = {row["id"]: row for row in await some(conn, ids=[one for one in chosen if one is not None])}
+        for block_id, mine in chosen.items():
+            told = {key: changed.get(key) for key in mine}  # what is not there has been archived
+            if top is None or block_id == top["id"]:
+                await _grow(conn, top, told)
+            else:
+                await _mend(conn, blocks[block_id], told)
+            await asyncio.sleep(0)
+        await done(conn, **columns(taken))
+        return True
+
+
+async def tidy(conn: asyncpg.Connection) -> None:
+    """Of a block that has changed, make anew what it is found by: of what was deleted nothing stays."""
+    async with conn.transaction():
+        if await hold(conn) is None:
+            return
+        block_id = await untidy(conn)
+        if block_id is not None:
+            (block,) = await some(conn, ids=[block_id])
+            await _anew(conn, block, _entries(block))
+
+
+def columns(keys: Sequence[Key]) -> dict[str, list[int]]:
+    """Places in the order as `delay` takes them."""
+    ats, thread_ids, seqs = zip(*keys, strict=True)
+    return {"ats": list(ats), "thread_ids": list(thread_ids), "seqs": list(seqs)}
+
+
+def _entries(block: asyncpg.Record) -> dict[Key, Entry]:
+    """What is in a block."""
+    columns = (block["ats"], block["thread_ids"], block["seqs"], block["author_ids"])
+    rows = zip(*columns, block["text"].split(grams.MARK), block["inbox"], strict=True)
+    return {row[:3]: Entry(*row) for row in rows}
+
+
+def _merged(
+    entries: dict[Key, Entry], changed: dict[Key, Entry | None]
+) -> tuple[dict[Key, Entry], list[Entry], bool]:
+    """What is in a block afterwards, what came to it, and whether anything left it."""
+    came = [one for key, one in changed.items() if one is not None and entries.get(key) != one]
+    gone = {key for key, one in changed.items() if one is None and key in entries}
+    after = {key: one for key, one in entries.items() if key not in gone}
+    after.update((one.key, one) for one in came)
+    return after, came, bool(gone)
+
+
+async def _grow(
+    conn: asyncpg.Connection, block: asyncpg.Record | None, changed: dict[Key, Entry | None]
+) -> None:
+    """The newest block. It has no grams until it is full: searches always look into it."""
+    after, came, left = _merged(_entries(block) if block is not None else {}, changed)
+    if not came and not left:
+        return
+    if block is not None and not after:
+        await ungram(conn, id=block["id"])
+        await unmake(conn, id=block["id"])
+        return
+    parts = grams.pieces([after[key] for key in sorted(after)])
+    for n, piece in enumerate(parts):
+        block_id = block["id"] if block is not None and n == 0 else None
+        block_id = await write(conn, block_id, piece)
+        if n < len(parts) - 1:
+            await ungram(conn, id=block_id)
+            await gram(conn, id=block_id, grams=piece.grams())
+        await asyncio.sleep(0)
+
+
+async def _mend(conn: asyncpg.Connection, block: asyncpg.Record, changed: dict[Key, Entry | None]) -> None:
+    """An older block: what came to it is added to what it is found by."""
+    after, came, left = _merged(_entries(block), changed)
+    if not came and not left:
+        return
+    chars = sum(len(one.text) for one in after.values())
+    full = len(after) > grams.MESSAGES * ROOM or (chars > grams.CHARS * ROOM and len(after) > 1)
+    if not after or full or block["loose"] >= LOOSE:
+        await _anew(conn, block, after)
+        return
+    await write(conn, block["id"], grams.Piece([after[key] for key in sorted(after)]), block["loose"] + 1)
+    if came:
+        await gram(conn, id=block["id"], grams=grams.Piece(came).grams())
+
+
+async def _anew(conn: asyncpg.Connection, block: asyncpg.Record, after: dict[Key, Entry]) -> None:
+    await ungram(conn, id=block["id"])
+    if not after:
+        await unmake(conn, id=block["id"])
+        return
+    for n, piece in enumerate(grams.pieces([after[key] for key in sorted(after)])):
+        block_id = await write(conn, block["id"] if n == 0 else None, piece)
+        await gram(conn, id=block_id, grams=piece.grams())
+        await asyncio.sleep(0)
+
+
+async def write(conn: asyncpg.Connection, block_id: int | None, piece: grams.Piece, loose: int = 0) -> int:
+    """The content of a block, or of a new one; its id."""
+    names = ("at", "thread_id", "seq", "ats", "thread_ids", "seqs", "author_ids", "text")
+    row = dict(zip(names, piece.row(), strict=True))
+    if block_id is None:
+        return await make(conn, **row)  # type: ignore[arg-type]
+    await remake(conn, id=block_id, loose=loose, **row)  # type: ignore[arg-type]
+    return block_id
