@@ -1,7 +1,8 @@
 -- archive.sql: messages that are so old that they are kept in files, and their way back.
 -- Takes rows of messages, mentions, pins, reactions, message_edits, marks and changes away, moves archived_seq and
--- log_floor of thread_heads, and writes archives. client_ids stay: a retry stays a retry for ever. deletions stay too, at most a
--- row for 128 messages: a place below archived_seq is asked of nobody.
+-- log_floor of thread_heads, writes archives, and search_late, from which the index of the search learns of it.
+-- client_ids stay: a retry stays a retry for ever. deletions stay too, at most a row for 128 messages: of a place below
+-- archived_seq nobody is told anything.
 -- Each transaction locks as messages.sql does: messages, then heads (in the order of their ids), and these for its last
 -- statement alone.
 
@@ -114,8 +115,8 @@ CROSS JOIN LATERAL (
     WHERE o.thread_id = p.thread_id AND o.user_id = p.user_id AND o.kind = said.kind AND o.seq <= p.high OFFSET 0) k;
 
 -- name: take :value
--- Takes the messages of some stretches (low, high] away, with their mentions and pins, which stand in the file. How many:
--- fewer than there are when one has changed since the file was written, and then nothing of it may be committed.
+-- Takes the messages of some stretches (low, high] away, with their mentions and pins; all of it stands in the file. How
+-- many: fewer than there are when one has changed since the file was written, and then nothing of it may be committed.
 -- params: thread_ids, lows, highs, revs (of the threads, when they were read)
 -- cli:    bobbin archive
 -- job:    retention
@@ -132,7 +133,12 @@ WITH stretch AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT o.ctid FROM messages o
             WHERE o.thread_id = s.thread_id AND o.seq > s.low AND o.seq <= s.high AND o.rev <= s.rev OFFSET 0) o))
-    RETURNING m.thread_id, m.seq, m.mentions
+    RETURNING m.thread_id, m.seq, m.created_at, m.mentions
+), unlisted AS (
+    -- The index of the search looks at them again, finds them gone, and lets go of their texts.
+    INSERT INTO search_late (at, thread_id, seq)
+    SELECT (extract(epoch FROM created_at) * 1000000)::bigint, thread_id, seq FROM gone
+    ON CONFLICT DO NOTHING
 ), unmentioned AS (
     DELETE FROM mentions n
     WHERE n.ctid = ANY(ARRAY(
@@ -307,7 +313,11 @@ ON CONFLICT DO NOTHING;
 WITH put AS (
     INSERT INTO messages
     SELECT r.* FROM unnest(:lines::text[]) line CROSS JOIN LATERAL json_populate_record(NULL::messages, line::json) r
-    RETURNING thread_id, seq, mentions
+    RETURNING thread_id, seq, created_at, mentions
+), listed AS (
+    INSERT INTO search_late (at, thread_id, seq)
+    SELECT (extract(epoch FROM created_at) * 1000000)::bigint, thread_id, seq FROM put
+    ON CONFLICT DO NOTHING
 ), mention AS (
     INSERT INTO mentions (thread_id, user_id, seq) SELECT thread_id, unnest(mentions), seq FROM put
     ON CONFLICT DO NOTHING

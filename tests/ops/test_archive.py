@@ -27,7 +27,7 @@ from tests.conftest import Backing, Cast
 from tests.live.talk import talk
 from tests.live.wire import wire
 from tests.ops.process import environment
-from tests.rules import dense, ok, refused
+from tests.rules import dense, ok, refused, until
 
 LONG_AGO = timedelta(days=400)
 UP = quote("👍")
@@ -593,6 +593,33 @@ async def test_files_come_back_from_the_border_downwards(api: Api, cast: Cast, a
     assert (await walked(api, cast))[0] == [6, 7, 8, 9]
     assert await archived.back() == (5, [])
     assert (await walked(api, cast))[0] == list(range(1, 10))
+
+
+async def test_the_text_of_what_is_archived_leaves_the_index_and_comes_back_with_it(
+    api: Api, cast: Cast, db: asyncpg.Pool, archived: Archived
+) -> None:
+    word = f"warp{cast.team}weft"
+    for n in range(1, 5):
+        await api.say(cast.team, cast.ada, f"{word} {n}")
+
+    async def found() -> list[int]:
+        page = ok(await api.get(f"/api/search?q={word}", as_=cast.ben))
+        return [one["message"]["seq"] for one in page["results"]]
+
+    async def indexed() -> int:
+        blocks = await db.fetch("SELECT text FROM search_blocks")
+        return sum(row["text"].count(word) for row in blocks)
+
+    async def settled(count: int) -> bool:
+        return await indexed() == count and not await db.fetchval("SELECT count(*) FROM search_late")
+
+    await until(lambda: settled(4), "the index has them")
+    await archived.up_to(3)
+    assert await found() == [4]  # at once
+    await until(lambda: settled(1), "it lets go of them")
+    await archived.back()
+    await until(lambda: settled(4), "and takes them back")
+    assert await found() == [4, 3, 2, 1]
 
 
 @pytest.fixture
