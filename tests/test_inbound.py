@@ -5,9 +5,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+import redis.asyncio as redis
 
-from tests.client import NUMBERS, Api, Person
-from tests.conftest import Cast, key_of
+from tests.client import LIMIT_SECONDS, NUMBERS, Api, Person
+from tests.conftest import Backing, Cast, key_of
 from tests.rules import dense, ok, refused
 
 INBOUND = "/api/inbound"
@@ -204,3 +205,31 @@ async def test_a_mention_by_a_contact_reaches_the_staff(api: Api, bot: Person, r
     handle = ok(await api.get("/api/me", as_=root))["user"]["username"]
     made = ok(await api.post(INBOUND, said(number(), f"Is @{handle} there?"), as_=bot), 201)
     assert made["message"]["mentions"] == [root.id]
+
+
+async def test_what_is_said_and_changed_rings_at_once(
+    api: Api, backing: Backing, bot: Person, root: Person
+) -> None:
+    """Without it streams would tell of it all the same, at their next poll."""
+    thread = ok(await api.post(INBOUND, said(phone_number := number()), as_=bot), 201)["contact"]["threadId"]
+    client = redis.Redis.from_url(backing.redis_url)
+    async with client.pubsub() as pubsub:
+        await pubsub.psubscribe(f"bobbin:*:{thread}")
+
+        async def rung() -> bytes:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                while True:
+                    heard = await pubsub.get_message(timeout=1.0)
+                    if (
+                        heard is not None
+                        and heard["type"] == "pmessage"
+                        and not heard["data"].startswith(b"~")
+                    ):
+                        return bytes(heard["data"])
+
+        ok(await api.post(INBOUND, said(phone_number, "Ring", name="Carla"), as_=bot), 201)
+        assert await rung() == b"2", "the name"
+        assert b'"text":"Ring"' in await rung()
+        ok(await api.patch(f"/api/conversations/{thread}", {"status": "closed"}, as_=root))
+        assert await rung() == b"4"
+    await client.aclose()
