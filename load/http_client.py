@@ -155,6 +155,52 @@ def drive(address: Address, requests: Callable[[], bytes], *, connections: int, 
     return result
 
 
+def paced(
+    address: Address, requests: Callable[[], bytes], *, per_second: float, connections: int, seconds: float
+) -> Drive:
+    """So many requests a second, whatever the answers do: an open loop.
+
+    The clock of one that finds all connections busy starts when it was due. The first half second is not counted.
+    """
+    result, epoll = Drive(), select.epoll()
+    by_fd = {one.socket.fileno(): one for one in (Connection(address) for _ in range(connections))}
+    free = list(by_fd.values())
+    for fd in by_fd:
+        epoll.register(fd, select.EPOLLIN)
+    gc.disable()
+    try:
+        begun = time.monotonic_ns()
+        counted, total, sent = begun + 500_000_000, int((seconds + 0.5) * per_second), 0
+        while sent < total or len(free) < connections:
+            now = time.monotonic_ns()
+            due = begun + int(sent / per_second * 1e9)
+            while sent < total and due <= now and free:
+                connection = free.pop()
+                connection.send(requests())
+                if now - due > 2_000_000:  # it waited for a connection, not for the loop
+                    connection.started_ns = due
+                sent += 1
+                due = begun + int(sent / per_second * 1e9)
+            wait = max(due - time.monotonic_ns(), 0) / 1e9 if sent < total and free else 5.0
+            ready = epoll.poll(wait, 64)
+            if not ready and wait == 5.0:
+                raise TimeoutError("no answer within 5 s")
+            for fd, _ in ready:
+                connection = by_fd[fd]
+                if connection.receive():
+                    free.append(connection)
+                    if connection.started_ns >= counted:
+                        result.latencies_ms.append((time.monotonic_ns() - connection.started_ns) / 1e6)
+                        result.statuses[connection.status] += 1
+        result.seconds = seconds
+    finally:
+        gc.enable()
+        epoll.close()
+        for connection in by_fd.values():
+            connection.close()
+    return result
+
+
 class Api:
     """Calls for preparing: one keep-alive connection, JSON in and out, one reconnect when it was dropped."""
 

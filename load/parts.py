@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from load import baseline, guarded, live, pgbench, stage
+from load import baseline, guarded, inbox, live, pgbench, stage
 from load.fanout import Fanout, fanout, text_of
 from load.figures import Figure, percentile, spread
 from load.http_client import Address, Api, Connection, Drive, drive, request_bytes
@@ -42,10 +42,20 @@ class Plan:
     crowd: int = 2_000
     stalled: int = 100
     pass_by_mb: int = 100
+    contacts: int = inbox.CONTACTS
+    messages: int = inbox.MESSAGES
 
 
 QUICK = Plan(
-    seconds=1, fanout_seconds=3, subscribers=100, idle_streams=300, crowd=100, stalled=20, pass_by_mb=10
+    seconds=1,
+    fanout_seconds=3,
+    subscribers=100,
+    idle_streams=300,
+    crowd=100,
+    stalled=20,
+    pass_by_mb=10,
+    contacts=2_000,
+    messages=60_000,
 )
 
 
@@ -617,5 +627,8 @@ PARTS: dict[str, Callable[[Stage, Plan], list[Figure]]] = {  # in this order: se
     "stalled": stalled,
     "access": lambda on, plan: guarded.access(on, plan.seconds / 2),
     "logins": lambda on, plan: guarded.logins(on, plan.seconds),
+    "inbox": lambda on, plan: inbox.inbox(
+        plan.contacts, plan.messages, plan.seconds / 2
+    ),  # on a stage of its own
     "start": start,
 }

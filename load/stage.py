@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -74,9 +74,10 @@ def end(process: subprocess.Popen[bytes], *, group: bool = False, timeout_s: flo
 
 
 class Stage:
-    """A context manager; nothing is started before it is asked for."""
+    """A context manager; nothing is started before it is asked for. postgres: settings of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, postgres: Mapping[str, object] | None = None) -> None:
+        self._postgres_settings = postgres
         self.folder = Path(tempfile.mkdtemp(prefix="bobbin-load-"))
         self.folder.chmod(0o711)  # as root, Postgres runs as another user, who must pass through
         self.port = free_port()
@@ -87,6 +88,7 @@ class Stage:
         self.secret = secrets.token_hex(32)
         self.settings: dict[str, str] = {}  # of the next server that is started, besides these
         self.migrated = self.seeded = self.imported = False
+        self.said = ""  # by the last command
 
     def __enter__(self) -> "Stage":
         return self
@@ -105,7 +107,7 @@ class Stage:
     def dsn(self) -> str:
         """The database; Postgres and Valkey are started by the first who asks."""
         if self.postgres is None:
-            self.postgres = embedded.Postgres(self.folder).start()
+            self.postgres = embedded.Postgres(self.folder, settings=self._postgres_settings).start()
             self.valkey = embedded.Valkey(self.folder).start()
         return self.postgres.url()
 
@@ -140,6 +142,7 @@ class Stage:
         seconds = time.monotonic() - begun
         if done.returncode:
             raise RuntimeError(f"server {' '.join(words)} ended with {done.returncode}: {done.stderr[-800:]}")
+        self.said = done.stdout
         return seconds
 
     def start_server(self) -> str:

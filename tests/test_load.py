@@ -2,12 +2,13 @@
 
 import random
 import socket
+import threading
 
 import pytest
 
-from load import pgbench
+from load import inbox, pgbench
 from load.figures import Figure, percentile, table
-from load.http_client import content_length, header_end, request_bytes
+from load.http_client import content_length, header_end, paced, request_bytes
 from load.parts import send_body
 from load.run import judge
 from load.sse_client import Dechunk, Event, Parser
@@ -136,6 +137,53 @@ def test_a_target_is_missed_when_late_when_anything_failed_and_when_nothing_was_
         "login": "ok",
         "list": "MISSED",
     }
+
+
+PLAN = """2026-11-21 02:04:35.178 UTC [17223] LOG:  duration: 0.022 ms  plan:
+Query Text: /* inbox.latest */ SELECT 1
+Limit  (cost=0.28..2.50 rows=1 width=6) (actual rows=1.00 loops=1)
+  Buffers: shared hit=30 read=4 dirtied=1
+  ->  Index Scan using users_pkey on users  (cost=0.28..2.50 rows=1 width=6)
+        Buffers: shared hit=3"""
+
+
+def test_what_a_plan_touches_is_what_its_top_node_touches() -> None:
+    assert inbox.touched(PLAN) == 34
+    assert inbox.touched("Query Text: /* health.ask */ SELECT 1\nResult  (cost=0.00..0.01 rows=1)") == 0
+    named = inbox.SAID.search(PLAN)
+    assert named and named[1] == "inbox.latest"
+
+
+def test_an_open_loop_sends_on_time_and_a_busy_server_makes_those_late_that_wait() -> None:
+    """One connection at a time, answered after 20 ms: of 100 a second half come too late to be sent when due."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while not over.is_set() and connection.recv(4096):
+                over.wait(0.02)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    server = threading.Thread(target=answer)
+    server.start()
+    try:
+        found = paced(
+            listener.getsockname(),
+            lambda: b"GET / HTTP/1.1\r\n\r\n",
+            per_second=100,
+            connections=1,
+            seconds=0.5,
+        )
+    finally:
+        over.set()
+        listener.close()
+        server.join()
+    assert set(found.statuses) == {200} and len(found.latencies_ms) == 50
+    assert (
+        found.latencies_ms[-1] > found.latencies_ms[0] >= 20 and found.latencies_ms[-1] > 400
+    )  # the queue is told
 
 
 def test_the_table_says_which_figures_were_missed() -> None:

@@ -1,5 +1,5 @@
 """bobbin seed: the demo town, in one transaction, by COPY. Its people and words: server/ops/town.py.
-SQL: db/queries/bulk.sql.
+SQL: db/queries/bulk.sql. With --contacts an inbox at size as well: server/ops/masses.py.
 
 The same --random-seed and --until give the same people, threads, texts and times; only the salts of
 the passwords differ.
@@ -10,20 +10,22 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from random import Random
+from typing import TextIO
 
 import asyncpg
 from argon2 import PasswordHasher
 
 from server.base.settings import Settings
-from server.ops import bulk
+from server.ops import bulk, masses
 from server.ops.embedded import EmbeddedError, database
 from server.ops.migrate import MigrationError
-from server.ops.town import MORE, PASSWORD, PEOPLE, PLACES, TOPICS, WORDS, Person, Place, Topic
+from server.ops.slices import Plan
+from server.ops.town import CUSTOMERS, MORE, PASSWORD, PEOPLE, PLACES, TOPICS, WORDS, Person, Place, Topic
 
 SEED = 1
 BLANK = re.compile(r"\{(\w+)\}")
@@ -34,6 +36,8 @@ HOURS = (
     (19.5, 1.0),
 )  # when people write: middle and spread of morning, afternoon, evening
 SCRIPTS = (("katya", re.compile("[а-я]")), ("jiro", re.compile("[\u3040-\u30ff\u4e00-\u9fff]")))
+ANSWER = "> "  # before what the town hall writes to a contact
+SIGN_IN = f"Sign in as {', '.join(person.username for person in PEOPLE if person.signs_in)} with {PASSWORD}."
 TAIL = 30  # messages at the end of a thread in which somebody is away: that is what they have not read
 
 
@@ -72,9 +76,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the day before which the town falls silent (today, UTC)",
     )
 
+    parser.add_argument(
+        "--contacts",
+        type=_count(1, 10_000_000),
+        metavar="N",
+        help="not the town alone but an inbox at size: so many contacts, a fifth of whom write four fifths",
+    )
+    parser.add_argument(
+        "--messages", type=_count(1, 1_000_000_000), metavar="N", help="of these contacts (50 of each)"
+    )
+
+
+def _count(low: int, high: int) -> Callable[[str], int]:
+    """A whole number within these, for argparse."""
+
+    def number(word: str) -> int:
+        value = int(word)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be {low:,} to {high:,}")
+        return value
+
+    return number
+
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """0 when the town is there, 1 when it could not be planted, 2 when there is no database."""
+    if args.messages and not args.contacts:
+        print("--messages needs --contacts.", file=sys.stderr)
+        return 2
     until = midnight(args.until)
     if until > datetime.now(UTC):
         print(
@@ -84,8 +113,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         return 2
     try:
         with database(settings) as url:
-            outcome = asyncio.run(seed(url, random_seed=args.random_seed, until=until))
-    except (EmbeddedError, MigrationError) as error:
+            if args.contacts:
+                plan = Plan(args.contacts, args.messages or 50 * args.contacts, args.random_seed, until)
+                outcome = asyncio.run(seed_masses(url, plan, out=sys.stderr))
+            else:
+                outcome = asyncio.run(seed(url, random_seed=args.random_seed, until=until))
+    except (EmbeddedError, MigrationError, masses.CannotSeed) as error:
         print(error, file=sys.stderr)
         return 2
     print(outcome.sentence, file=sys.stderr if outcome.refused else sys.stdout)
@@ -106,32 +139,68 @@ async def seed_demo(database_url: str) -> str | None:
 async def seed(database_url: str, *, random_seed: int = SEED, until: datetime | None = None) -> Outcome:
     """Plant the town where it isn't there yet; all of it or nothing."""
     started = time.monotonic()
-    # No cache of statements: it gains nothing here, and none is what PgBouncer needs.
-    conn = await asyncpg.connect(
-        database_url,
-        statement_cache_size=0,
-        server_settings={"application_name": "bobbin seed", "timezone": "UTC"},
-    )
+    conn = await connect(database_url)
     try:
         async with conn.transaction():
             await bulk.lock_town(conn)
             there = await already(conn)
             if there is not None:
                 return there
-            hashing = asyncio.gather(*(asyncio.to_thread(password_hash, person) for person in PEOPLE))
-            talks = await asyncio.to_thread(town, random_seed, until or midnight(None))
-            await plant(conn, talks, await hashing)
+            messages = await build(conn, random_seed, until or midnight(None))
         await bulk.analyze(conn)
     finally:
         await conn.close()
-    messages = sum(len(talk.said) for talk in talks)
-    names = [person.username for person in PEOPLE if person.signs_in]
     return Outcome(
         True,
         False,
-        f"Planted the demo town: {len(PEOPLE)} people, {len(talks)} threads, {messages:,} messages in "
-        f"{time.monotonic() - started:.2f} s. Sign in as {', '.join(names)} with {PASSWORD}.",
+        f"Planted the demo town: {len(PEOPLE)} people, {len(PLACES)} threads, {messages:,} messages, "
+        f"{len(CUSTOMERS)} contacts in {time.monotonic() - started:.2f} s. {SIGN_IN}",
     )
+
+
+async def connect(database_url: str) -> asyncpg.Connection:
+    # No cache of statements: it gains nothing here, and none is what PgBouncer needs.
+    return await asyncpg.connect(
+        database_url,
+        statement_cache_size=0,
+        server_settings={"application_name": "bobbin seed", "timezone": "UTC"},
+    )
+
+
+async def seed_masses(database_url: str, plan: Plan, *, out: TextIO | None = None) -> Outcome:
+    """The town, where it isn't there yet, and an inbox at size; all of it or nothing. out: for the progress."""
+    conn, report = await connect(database_url), masses.Report()
+    try:
+        with masses.Progress(plan.messages, out) as progress:
+            async with masses.whole(conn):
+                await bulk.lock_town(conn)
+                built = await already(conn)
+                if built is not None and built.refused:
+                    return built
+                there = await masses.there(conn)
+                if there["masses"]:
+                    return Outcome(
+                        False,
+                        False,
+                        f"There are {there['masses']:,} seeded contacts already. Nothing was added.",
+                    )
+                if there["strangers"]:
+                    return Outcome(
+                        False,
+                        True,
+                        f"This database has contacts of its own ({there['strangers']:,}). Nothing was added; "
+                        "use another one for it.",
+                    )
+
+                async def people(conn: asyncpg.Connection) -> None:
+                    if built is None:
+                        await build(conn, plan.random_seed, plan.until)
+
+                await masses.plant(conn, plan, people=people, progress=progress, report=report)
+            await masses.settle(conn, report)
+    finally:
+        await conn.close()
+    return Outcome(True, False, f"{report.sentence}\n{SIGN_IN}")
 
 
 async def already(conn: asyncpg.Connection) -> Outcome | None:
@@ -171,7 +240,17 @@ def password_hash(person: Person) -> str | None:
     return PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1).hash(PASSWORD)
 
 
-async def plant(conn: asyncpg.Connection, talks: Sequence[Talk], hashes: list[str | None]) -> None:
+async def build(conn: asyncpg.Connection, random_seed: int, until: datetime) -> int:
+    """The town, in the caller's transaction. How many messages it has in its threads."""
+    hashing = asyncio.gather(*(asyncio.to_thread(password_hash, person) for person in PEOPLE))
+    talks = await asyncio.to_thread(town, random_seed, until)
+    ids = await plant(conn, talks, await hashing)
+    await plant_customers(conn, ids, Random(f"{random_seed} customers"), until)
+    return sum(len(talk.said) for talk in talks)
+
+
+async def plant(conn: asyncpg.Connection, talks: Sequence[Talk], hashes: list[str | None]) -> dict[str, int]:
+    """The people and their threads; who is who."""
     rows = await bulk.make_townspeople(
         conn,
         external_ids=[f"demo:{p.username}" for p in PEOPLE],
@@ -185,6 +264,71 @@ async def plant(conn: asyncpg.Connection, talks: Sequence[Talk], hashes: list[st
     ids = {row["external_id"].removeprefix("demo:"): int(row["id"]) for row in rows}
     for talk in talks:
         await plant_talk(conn, talk, ids)
+    return ids
+
+
+async def plant_customers(
+    conn: asyncpg.Connection, ids: dict[str, int], chance: Random, until: datetime
+) -> None:
+    """The contacts, each with what was said to and fro. Who has answered has read up to there."""
+    place = await masses.reserve(conn, size=len(CUSTOMERS))
+    tables: dict[str, list[tuple[object, ...]]] = {table: [] for table in masses.COLUMNS}
+    for number, one in enumerate(CUSTOMERS):
+        contact, thread, agent = (
+            place["low_user"] + number,
+            place["low_thread"] + number,
+            ids[one.assignee or "bob"],
+        )
+        times = [until - timedelta(hours=one.hours)]
+        while len(times) < len(one.lines):
+            times.insert(0, times[0] - timedelta(seconds=round(chance.lognormvariate(5.5, 1.2), 3)))
+        answered = [line.startswith(ANSWER) for line in one.lines]
+        count, begun = len(one.lines), times[0]
+        own, theirs = (
+            max((n for n, is_theirs in enumerate(answered, 1) if is_theirs == of), default=0) for of in (0, 1)
+        )
+        tables["users"].append((contact, "contact", one.name, begun, begun))
+        tables["threads"].append((thread, "contact", one.name, begun))
+        tables["contacts"].append(
+            (
+                contact,
+                thread,
+                one.name,
+                one.phone_number,
+                one.email,
+                f"demo-{number + 1}",
+                one.notes,
+                begun,
+                begun,
+            )
+        )
+        tables["thread_heads"].append((thread, count, count, count, times[-1]))
+        wakes = until + timedelta(days=7) if one.status == "snoozed" else None
+        tables["conversations"].append(
+            (
+                thread,
+                contact,
+                times[-1],
+                one.status,
+                wakes,
+                one.assignee and ids[one.assignee],
+                sorted(one.labels),
+            )
+        )
+        tables["memberships"].append(
+            (thread, contact, 0, 0, begun, "member", own, own, times[own - 1], own, times[own - 1])
+        )
+        if theirs:
+            seen = times[theirs - 1]
+            tables["memberships"].append(
+                (thread, agent, 0, 0, begun, "moderator", theirs, theirs, seen, theirs, seen)
+            )
+        for seq, line in enumerate(one.lines, 1):
+            author = agent if answered[seq - 1] else contact
+            tables["messages"].append((thread, seq, seq, author, line.removeprefix(ANSWER), times[seq - 1]))
+            tables["changes"].append((thread, seq, "message", seq))
+    for table, rows in tables.items():
+        await conn.copy_records_to_table(table, records=rows, columns=masses.COLUMNS[table])
 
 
 async def plant_talk(conn: asyncpg.Connection, talk: Talk, ids: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""The demo town: who lives there, what they talk about, and the words they use. Data for seed.py."""
+"""The demo town: who lives there, who writes to it, what they talk about, and the words they use. Data for seed.py."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -62,6 +62,303 @@ PLACES = (
     Place("group", "Night watch", "town", 90, 60, ("bob", "charlie", "goran", "emeka")),
     Place("group", "Choir", "choir", 150, 90, ("alice", "charlie", "hanna", "ines", "katya", "luca")),
     Place("direct", None, "works", 210, 60, ("alice", "bob")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Somebody from outside who writes to the town hall. Of the lines those after "> " are the answers."""
+
+    name: str
+    phone_number: str  # of the numbers that are kept free for stories
+    lines: tuple[str, ...]
+    hours: float = 1.0  # since the last line
+    status: Literal["open", "snoozed", "closed"] = "open"
+    assignee: str | None = None  # who answers; nobody's are answered by bob
+    labels: tuple[str, ...] = ()
+    email: str | None = None
+    notes: str = ""
+
+
+CUSTOMERS = (
+    Customer(
+        "Martha Oakes",
+        "+12025550101",
+        (
+            "Hello, I have a stall on market day and my electricity box is locked.",
+            "> Good morning Martha! The key is with Dana at the clock tower until noon.",
+            "Found her, thank you.",
+            "One more thing: it trips when I switch the oven on.",
+            "> How much does the oven draw? Each box gives 16 A.",
+            "It says 3.5 kW on the back. Is that too much?",
+        ),
+        0.4,
+        assignee="bob",
+        labels=("market",),
+        email="martha@example.com",
+    ),
+    Customer(
+        "Tomasz Wilk",
+        "+12025550102",
+        (
+            "Dzień dobry, czy biuro jest dziś otwarte?",
+            "> Yes, until four today. Tak, do 16.",
+            "Dziękuję! I will bring the form for the ferry pass.",
+        ),
+        2,
+        assignee="alice",
+        labels=("ferry", "forms"),
+    ),
+    Customer(
+        "Ольга Мельник",
+        "+12025550103",
+        (
+            "Здравствуйте! Моя лодка стоит у старого моста, её нужно убрать на время ремонта?",
+            "> Добрый день! Да, пожалуйста, до понедельника: у моста будет кран.",
+            "А куда её можно поставить?",
+            "> За паромом есть два свободных места, бесплатно.",
+            "Хорошо, спасибо большое 🙏",
+        ),
+        5,
+        "closed",
+        "bob",
+        ("bridge",),
+    ),
+    Customer(
+        "Hiro Nakagawa",
+        "+12025550104",
+        (
+            "こんにちは。合唱団の練習は見学できますか？",
+            "> はい、木曜日の夜七時です。どうぞ！",
+            "ありがとうございます。楽しみにしています🎶",
+        ),
+        8,
+        "closed",
+        "alice",
+        ("choir",),
+        email="hiro@example.com",
+    ),
+    Customer(
+        "+12025550105",
+        "+12025550105",
+        ("is this the town hall", "hello?"),
+        0.1,
+    ),
+    Customer(
+        "Beatriz Fonseca",
+        "+12025550106",
+        (
+            "Boa tarde, perdi um guarda-chuva vermelho na biblioteca ontem.",
+            "> Boa tarde! We have three umbrellas in the box, one of them is red.",
+            "With a wooden handle?",
+            "> With a wooden handle, and a sticker of a whale.",
+            "É meu! I'll come by tomorrow ☂️",
+        ),
+        20,
+        "snoozed",
+        "bob",
+        ("lost and found",),
+    ),
+    Customer(
+        "Farm shop Haugen",
+        "+12025550107",
+        (
+            "We can deliver 40 kg of pears for the harvest supper. Same price as last year?",
+            "> That would be wonderful. Friday before ten, at the back of the bakery?",
+            "Friday works. Invoice to the town hall again?",
+            "> Yes please, with the order number 2207 on it.",
+        ),
+        26,
+        assignee="alice",
+        labels=("supper", "suppliers"),
+        email="shop@haugen.example",
+        notes="Pays and is paid within two weeks. Ask for Siri.",
+    ),
+    Customer(
+        "Yusuf Demirci",
+        "+12025550108",
+        (
+            "Merhaba, sokak lambası yine sönük. Poplar Lane 12 numaranın önü.",
+            "> Thank you, I have told the works yard: they come on Thursday.",
+            "Teşekkürler 👍",
+        ),
+        30,
+        "closed",
+        "bob",
+        ("street lights",),
+    ),
+    Customer(
+        "Ellen Carmody",
+        "+12025550109",
+        (
+            "Somebody has parked in front of the north gate for three days now.",
+            "> Is it a grey van? We know of it, the owner is in hospital. We shall have it moved with care.",
+            "Oh. Then it can stay as far as I'm concerned. Tell them to get well soon.",
+        ),
+        50,
+        "closed",
+        "alice",
+    ),
+    Customer(
+        "李静",
+        "+12025550110",
+        ("您好，请问图书馆星期六开门吗？", "> 开的，上午九点到下午一点。", "谢谢！"),
+        70,
+        "closed",
+        "bob",
+        ("library",),
+    ),
+    Customer(
+        "Gustav Blom",
+        "+12025550111",
+        (
+            "The pump at the allotments has been dripping since Sunday.",
+            "> Much, or drop by drop?",
+            "A bucket an hour. I counted.",
+            "> Then it cannot wait. Goran comes this afternoon.",
+            "He has been. Now it's two buckets an hour.",
+        ),
+        3,
+        assignee="bob",
+        labels=("allotments", "urgent"),
+    ),
+    Customer(
+        "Nour El-Sayed",
+        "+12025550112",
+        (
+            "مرحبا، متى موعد العبّارة الأخيرة اليوم؟",
+            "> Good evening! The last one leaves at 21:40.",
+            "شكرا جزيلا",
+        ),
+        90,
+        "closed",
+        "alice",
+        ("ferry",),
+    ),
+    Customer(
+        "Pia Lindgren",
+        "+12025550113",
+        ("Can I book the upper room for a birthday on the 14th? About twenty children.",),
+        1.5,
+        labels=("rooms",),
+        email="pia@example.com",
+    ),
+    Customer(
+        "Δημήτρης Παππάς",
+        "+12025550114",
+        (
+            "Καλημέρα, πού μπορώ να αφήσω παλιά παράθυρα;",
+            "> Behind the works yard, on Saturdays from nine.",
+            "Ευχαριστώ!",
+        ),
+        120,
+        "closed",
+        "bob",
+    ),
+    Customer(
+        "Council of Millbrook",
+        "+12025550115",
+        (
+            "Following up on our letter about the shared footpath: has a date been found?",
+            "> Not yet. Three of us are away; may I come back to you after the 20th?",
+            "Of course.",
+        ),
+        140,
+        "snoozed",
+        "alice",
+        ("footpath", "neighbours"),
+        email="office@millbrook.example",
+        notes="Formal. Letters by post as well.",
+    ),
+    Customer(
+        "Sam",
+        "+12025550116",
+        (
+            "hi when is the next film night",
+            "> Saturday at eight: The Second Violin. Bring a cushion 🙂",
+            "nice, thx",
+        ),
+        12,
+        "closed",
+        "bob",
+        ("cinema",),
+    ),
+    Customer(
+        "Renate Vogel",
+        "+12025550117",
+        (
+            "Guten Tag, ich suche die Noten zum Kanon aus dem Herbstkonzert.",
+            "> Guten Tag Frau Vogel! Die liegen in der Bibliothek unter C.",
+            "Dort steht nur der zweite Sopran.",
+            "> Dann hat Luca den Rest. Ich frage ihn heute Abend.",
+        ),
+        6,
+        assignee="alice",
+        labels=("choir", "library"),
+    ),
+    Customer(
+        "Ade Bankole",
+        "+12025550118",
+        (
+            "Is the bridge open for bicycles this week?",
+            "> One lane is, from six to eight. Please push.",
+            "Will do.",
+        ),
+        36,
+        "closed",
+        "bob",
+        ("bridge",),
+    ),
+    Customer(
+        "Ivy Tran", "+12025550119", ("Do you still need volunteers for Saturday? I have a trailer.",), 0.8
+    ),
+    Customer(
+        "Courier, depot 4",
+        "+12025550120",
+        (
+            "Parcel for Cooper's Yard could not be delivered, nobody there.",
+            "> Please leave it at the bakery.",
+            "Done ✅",
+        ),
+        9,
+        "closed",
+        "bob",
+        ("parcels",),
+    ),
+    Customer(
+        "Jean-Luc Arnaud",
+        "+12025550121",
+        (
+            "Bonjour, l'horloge de la tour avance de sept minutes.",
+            "> Bonjour ! Nous le savons : elle rattrape son retard de mardi.",
+            "Ah. Alors tout va bien 😄",
+        ),
+        60,
+        "closed",
+        "alice",
+    ),
+    Customer(
+        "Ruth Abelson",
+        "+12025550122",
+        (
+            "My mother (88) would like to come to the harvest supper but cannot do the stairs.",
+            "> There is a ramp at the side, and I'll keep her a chair by the door. Does she eat everything?",
+            "No nuts, please. Thank you so much ❤️",
+            "> It is noted. See you on Saturday!",
+        ),
+        16,
+        assignee="alice",
+        labels=("supper",),
+    ),
+    Customer("Unknown caller", "+12025550123", ("wrong number sorry",), 200, "closed"),
+    Customer(
+        "Kilian Brandt",
+        "+12025550124",
+        ("The key box at the sound desk does not close any more.", "> Did it ever?", "Fair point."),
+        24,
+        assignee="bob",
+        labels=("repairs",),
+    ),
 )
 
 

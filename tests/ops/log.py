@@ -16,8 +16,9 @@ BROKEN = {
         LEFT JOIN changes c ON c.thread_id = m.thread_id AND c.rev = m.rev AND c.seq = m.seq
             AND c.kind = 'message'
         WHERE c.rev IS NULL""",
-    "each join is the change of its rev": """
+    "each join is the change of its rev, but in contact threads": """
         SELECT m.thread_id, m.user_id FROM memberships m
+        JOIN threads t ON t.id = m.thread_id AND t.kind <> 'contact'
         LEFT JOIN changes c ON c.thread_id = m.thread_id AND c.rev = m.joined_rev
             AND c.user_id = m.user_id AND c.kind = 'member' AND c.act = 'joined'
         WHERE c.rev IS NULL""",

@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 
 from server.base.settings import load
 from server.ops import seed
-from server.ops.town import PASSWORD, PEOPLE, PLACES
+from server.ops.town import CUSTOMERS, PASSWORD, PEOPLE, PLACES
 from tests.ops.log import broken
 
 UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
@@ -22,7 +22,9 @@ UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
 async def conn(db_url: str) -> AsyncIterator[asyncpg.Connection]:
     """To a database in which nobody lives."""
     conn = await asyncpg.connect(db_url)
-    await conn.execute("TRUNCATE users, threads, messages, changes, client_ids CASCADE")
+    await conn.execute(
+        "TRUNCATE users, threads, messages, changes, client_ids, tallies, conversation_days CASCADE"
+    )
     yield conn
     await conn.close()
 
@@ -37,7 +39,8 @@ async def test_the_town_is_a_sound_log_of_the_promised_shape(conn: asyncpg.Conne
     assert (await seed.seed(db_url, until=UNTIL)).done
     assert await broken(conn) == []
     sizes = await conn.fetch(
-        "SELECT kind, last_seq, last_message_at FROM threads JOIN thread_heads ON thread_id = id"
+        """SELECT kind, last_seq, last_message_at FROM threads JOIN thread_heads ON thread_id = id
+           WHERE kind <> 'contact'"""
     )
     counts = sorted(row["last_seq"] for row in sizes)
     assert (len(counts), counts[-1]) == (10, 20_000)
@@ -70,7 +73,8 @@ async def test_who_signs_in_is_in_most_threads_and_has_something_unread(
     assert all(row["threads"] >= 7 and 0 < row["unread"] < row["threads"] for row in rows)
     assert all(PasswordHasher().verify(row["password_hash"], PASSWORD) for row in rows)
     assert len({row["password_hash"] for row in rows}) == 3  # salted each
-    assert await conn.fetchval("SELECT count(*) FROM users WHERE password_hash IS NULL") == len(PEOPLE) - 3
+    others = "SELECT count(*) FROM users WHERE password_hash IS NULL AND kind = 'user'"
+    assert await conn.fetchval(others) == len(PEOPLE) - 3
 
 
 async def test_people_write_by_day_and_most_messages_are_short(conn: asyncpg.Connection, db_url: str) -> None:
@@ -89,18 +93,47 @@ async def test_a_second_seed_adds_nothing_and_says_what_is_there(
     conn: asyncpg.Connection, db_url: str
 ) -> None:
     assert "Planted" in (await seed.seed_demo(db_url) or "")
-    before = await conn.fetchval("SELECT count(*) FROM messages")
+    before = await conn.fetchval(
+        "SELECT count(*) FROM messages JOIN threads t ON t.id = thread_id WHERE t.kind <> 'contact'"
+    )
     again = await seed.seed(db_url, random_seed=7)
     assert (again.done, again.refused) == (False, False)
     assert f"10 threads with {before:,} messages" in again.sentence
     assert await seed.seed_demo(db_url) is None
-    assert await conn.fetchval("SELECT count(*) FROM messages") == before > 20_000
+    assert await conn.fetchval("SELECT count(*) FROM messages") > before > 20_000
 
 
 async def test_two_seeds_at_once_plant_one_town(conn: asyncpg.Connection, db_url: str) -> None:
     outcomes = await asyncio.gather(*(seed.seed(db_url) for _ in range(3)))
     assert sorted(outcome.done for outcome in outcomes) == [False, False, True]
-    assert await conn.fetchval("SELECT count(*) FROM threads") == len(PLACES)
+    assert await conn.fetchval("SELECT count(*) FROM threads") == len(PLACES) + len(CUSTOMERS)
+
+
+async def test_the_town_hall_has_an_inbox_of_short_conversations(
+    conn: asyncpg.Connection, db_url: str
+) -> None:
+    await seed.seed(db_url, until=UNTIL)
+    rows = await conn.fetch(
+        """SELECT c.name, n.status, n.snoozed_until, n.labels, n.last_at, h.last_seq, u.role,
+                  (SELECT text FROM messages m WHERE m.thread_id = n.thread_id AND m.seq = h.last_seq) AS last,
+                  (SELECT count(*) FROM memberships m JOIN users s ON s.id = m.user_id AND s.role = 'member'
+                   WHERE m.thread_id = n.thread_id AND m.user_id <> c.id) AS outsiders
+           FROM conversations n JOIN contacts c ON c.id = n.contact_id JOIN thread_heads h ON h.thread_id = n.thread_id
+           LEFT JOIN users u ON u.id = n.assignee_id ORDER BY n.last_at DESC"""
+    )
+    assert len(rows) == len(CUSTOMERS) >= 20
+    assert {row["status"] for row in rows} == {"open", "snoozed", "closed"}
+    assert {row["role"] for row in rows} == {"admin", "agent", None}
+    assert all((row["snoozed_until"] is not None) == (row["status"] == "snoozed") for row in rows)
+    assert all(
+        1 <= row["last_seq"] <= 10 and row["last_at"] <= UNTIL and not row["outsiders"] for row in rows
+    )
+    assert not [row["last"] for row in rows if row["last"].startswith(">")]
+    assert rows[0]["name"] == "+12025550105" and {"choir", "library"} <= {
+        x for row in rows for x in row["labels"]
+    }
+    counted = dict(await conn.fetch("SELECT name, sum(count)::int FROM tallies GROUP BY name"))
+    assert counted["contacts"] == counted["conversations"] == len(CUSTOMERS)
 
 
 @pytest.mark.parametrize(
@@ -161,5 +194,7 @@ def test_the_command_says_what_it_did(
 
 async def _emptied(db_url: str) -> None:
     conn = await asyncpg.connect(db_url)
-    await conn.execute("TRUNCATE users, threads, messages, changes, client_ids CASCADE")
+    await conn.execute(
+        "TRUNCATE users, threads, messages, changes, client_ids, tallies, conversation_days CASCADE"
+    )
     await conn.close()
