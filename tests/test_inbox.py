@@ -607,7 +607,7 @@ async def test_the_list_is_planned_once_and_not_for_each_request(town: asyncpg.C
         for _ in range(8):
             await statement.fetch(*values)
         row = await town.fetchrow("SELECT * FROM pg_prepared_statements WHERE statement = $1", text)
-        assert row is not None and (row["custom_plans"], row["generic_plans"]) == (5, 3), name
+        assert row is not None and row["custom_plans"] == 5 and row["generic_plans"] >= 3, name
 
 
 async def test_a_deep_page_reads_about_a_day_and_itself(town: asyncpg.Connection) -> None:
