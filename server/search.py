@@ -6,8 +6,9 @@ What it does is bounded by blocks and messages looked at; then there is a cursor
 whoever may see them.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -35,6 +36,10 @@ WINDOWS = 8  # times that the index is asked by a request
 MONTHS = 24  # that it is asked for at once, at most
 INBOX_LOOKS, INBOX_PAGE = 10_000, 500  # of threads_with, which has no pages
 BOTTOM, CEILING = -(2**63), (TOP, TOP, TOP)
+
+
+@query
+async def steady(db: Db) -> str: ...
 
 
 @query
@@ -230,8 +235,7 @@ async def get_search(request: Request, query: SearchQuery) -> HTTPResponse:
         walk.here = (at, thread_id, seq)
 
     async def work(conn: asyncpg.Connection) -> list[tuple[asyncpg.Record, str]]:
-        # In one snapshot: a block that is divided meanwhile hides nothing.
-        async with conn.transaction(isolation="repeatable_read", readonly=True):
+        async with _look(conn):
             await _sight(conn, walk, me, query.threadId)
             if query.hasFile:
                 walk.ended = True  # there are no files yet: issue 6
@@ -244,6 +248,14 @@ async def get_search(request: Request, query: SearchQuery) -> HTTPResponse:
     )
     following = "null" if walk.ended else f'"{ctx.cursors.seal(purpose, *walk.here)}"'
     return json_bytes(f'{{"results":[{results}],"nextCursor":{following}}}')
+
+
+@contextlib.asynccontextmanager
+async def _look(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    """In one snapshot, so that a block that is divided meanwhile hides nothing; and nothing is planned twice."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        await steady(conn)
+        yield
 
 
 async def _sight(db: Db, walk: Walk, user_id: int, thread_id: int | None) -> None:
@@ -293,7 +305,11 @@ async def threads_with(db: Any, needle: str, at_most: int = 1001) -> tuple[list[
     if not walk.parts:
         return [], True
 
-    async def work(conn: Any) -> None:
+    async def look(conn: asyncpg.Connection) -> None:
+        async with _look(conn):
+            await work(conn)
+
+    async def work(conn: Db) -> None:
         while len(found) < at_most and not walk.over:
             keys = await walk.more(conn, INBOX_PAGE)
             if keys:
@@ -301,5 +317,5 @@ async def threads_with(db: Any, needle: str, at_most: int = 1001) -> tuple[list[
                 found.update((row["thread_id"], None) for row in rows if grams.has(row["text"], walk.parts))
 
     reads = getattr(db, "reads", db)
-    await (reads.reading(work) if hasattr(reads, "reading") else work(reads))
+    await (reads.reading(look) if hasattr(reads, "reading") else work(reads))
     return list(found)[:at_most], walk.ended and len(found) <= at_most

@@ -3,6 +3,14 @@
 -- whether the reader may see them, is decided by messages and sights. at is createdAt in microseconds; a place in the order
 -- is (at, thread_id, seq).
 
+-- name: steady :value
+-- Each statement of the transaction is planned once: planning one of these takes longer than it runs.
+-- params:
+-- route:  GET /api/search (hot)
+-- route:  GET /api/conversations
+-- plan:   none
+SELECT set_config('plan_cache_mode', 'force_generic_plan', true);
+
 -- name: mine :one
 -- The threads that somebody is in, at most size + 1, without those of contacts if the person is of the staff, who see them all.
 -- params: user_id, size
