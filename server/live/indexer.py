@@ -28,6 +28,7 @@ RETRY_SECONDS = 1.0
 BEHIND_SECONDS = 2.0  # what is promised
 CHANGES = 2000  # taken at once; of one transaction all
 LATE, LATE_BLOCKS = 500, 30  # late messages taken at once, and blocks that they may change
+TIDY_SECONDS = 5.0  # between two blocks that are tidied up: what they are found by takes some 100 ms to write
 LOOSE = 64  # changes of a block until what it is found by is made anew
 MOST_WAITING = 100_000  # changes that the status counts
 ROOM = 1.5  # how much fuller than a new one a block may become
@@ -138,6 +139,7 @@ class Indexer:
         self._db = db
         self._hinted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._tidied = 0.0
 
     def hint(self, _: bytes = b"") -> None:
         """Something has changed."""
@@ -190,7 +192,9 @@ class Indexer:
             more = await take_late(conn)
             if more is not False:
                 return more
-            await tidy(conn)
+            if time.monotonic() - self._tidied >= TIDY_SECONDS:
+                self._tidied = time.monotonic()
+                await tidy(conn)
         return False
 
 
