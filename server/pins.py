@@ -72,7 +72,12 @@ async def list_pins(request: Request, thread_id: int, query: PinQuery) -> HTTPRe
     if query.cursor is not None:
         (before,) = ctx.cursors.open(purpose, query.cursor, count=1)
     row = await list(
-        ctx.reads, user_id=request.ctx.user_id, thread_id=thread_id, before=before, looks=LOOKS, size=query.limit
+        ctx.reads,
+        user_id=request.ctx.user_id,
+        thread_id=thread_id,
+        before=before,
+        looks=LOOKS,
+        size=query.limit,
     )
     if row is None:
         raise NotFound()

@@ -501,7 +501,9 @@ class Conversation(Shape):
     contactId: Id
     name: str
     phoneNumber: Annotated[str | None, Meta(description="E.164")]
-    content: Annotated[str, Meta(description="of the last message, the first 200 characters; empty if deleted")]
+    content: Annotated[
+        str, Meta(description="of the last message, the first 200 characters; empty if deleted")
+    ]
     createdAt: Annotated[Time, Meta(description="of the last message")]
     unreadCount: Annotated[int, Meta(ge=0)]
     lastSeq: Seq

@@ -154,7 +154,11 @@ SAMPLES: dict[str, Any] = {
     "wanted": "'wor' & 'n77' & '\x01m2026-3'",
     "whole": False,
 }
-SOME_MESSAGES = {"ats": [1_775_000_000_000_000, 1_775_000_000_000_001], "thread_ids": [7, 8], "seqs": [2000, 2001]}
+SOME_MESSAGES = {
+    "ats": [1_775_000_000_000_000, 1_775_000_000_000_001],
+    "thread_ids": [7, 8],
+    "seqs": [2000, 2001],
+}
 A_BLOCK = {"id": 7, "seq": 1, **SOME_MESSAGES, "author_ids": [1, 3], "text": "one\x01two", "loose": 1}
 # Where a block wants another one: a new account, a member who isn't one yet.
 OTHERWISE: dict[str, dict[str, Any]] = {
@@ -176,7 +180,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "contacts.create_many": {
         "names": ["Somebody", "Else"],
         "place": "3:3:",
-    "phone_numbers": ["+4930123456", None],
+        "phone_numbers": ["+4930123456", None],
         "emails": [None, None],
         "external_ids": [None, None],
         "notes": ["", ""],
