@@ -13,6 +13,8 @@ import pytest
 from server.base.db import FETCH, KEYS, QUERIES, ROOT, Block, all_blocks, blocks, used
 from server.ops.explain import Mode, fill, plan
 from server.routes import ROUTES
+from tests.client import NUMBERS
+from tests.conftest import PROCESS, Backing
 
 BLOCKS = all_blocks()
 # Reading one of these from end to end is never right: they grow with what people say and do.
@@ -182,6 +184,50 @@ async def test_whoever_is_named_is_looked_up_and_the_members_are_not_read(town: 
 async def test_a_page_touches_as_many_buffers_at_any_depth(town: asyncpg.Connection) -> None:
     touched = [buffers(await page(town, after)) for after in (0, 2000, 3850)]
     assert max(touched) <= min(touched) * 1.1, touched
+
+
+# 140,000 more accounts, a level more of users_pkey, with a thread each for a third of them.
+MORE = """
+    INSERT INTO users (id, kind, name, deactivated_at)
+    SELECT i, 'contact', 'Another ' || i, now() FROM generate_series(100001, 240000) i;
+    INSERT INTO threads (id, kind, title) SELECT i, 'contact', 'Another ' || i FROM generate_series(100001, 145000) i;
+    INSERT INTO thread_heads (thread_id) SELECT i FROM generate_series(100001, 145000) i;
+    INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, read_seq)
+    SELECT i, i, 0, 0, 0 FROM generate_series(100001, 145000) i;"""
+
+
+async def test_a_page_costs_the_same_among_many_more_people_and_whatever_the_planner_thinks(
+    backing: Backing, template: str
+) -> None:
+    """Each author is looked up once: lookups are what grows with the tables, by a level of an index."""
+    await backing.drop(name := f"fresh_{PROCESS}_{next(NUMBERS)}")
+    admin = await asyncpg.connect(backing.url("postgres"))
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    conn = await asyncpg.connect(backing.url(name), server_settings={"random_page_cost": "1.1", "jit": "off"})
+    modes: tuple[Mode, ...] = ("force_custom_plan", "force_generic_plan")
+    pages = [blocks("messages")[word] for word in ("page_after", "page_before", "window")]
+
+    async def touched() -> list[int]:
+        for _ in "12":  # the second time, when what Postgres knows of tables is known to this session
+            found = [
+                buffers(await plan(conn, block, mode, analyze=True)) for mode in modes for block in pages
+            ]
+        return found
+
+    try:
+        await fill(conn)
+        before = await touched()
+        await conn.execute(MORE)
+        await conn.execute("VACUUM ANALYZE")
+        after = await touched()
+        await conn.execute(MISLED)
+        misled = await touched()
+    finally:
+        await conn.close()
+        await backing.drop(name)
+        await admin.close()
+    for here in (after, misled):
+        assert all(many <= few * 1.1 for few, many in zip(before, here, strict=True)), (before, here)
 
 
 async def test_a_page_without_reactions_costs_as_much_as_if_there_were_none(

@@ -15,10 +15,14 @@
 -- params: user_id, thread_id, after (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
-WITH door AS (
-    SELECT d.thread_id, d.archived_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
-), sight AS (
+WITH sight AS MATERIALIZED (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
+), door AS (
+    -- Whoever sees something is in; only where there is nothing to see the door itself is asked.
+    SELECT h.archived_seq, h.last_rev FROM thread_heads h
+    WHERE h.thread_id = :thread_id AND (
+        EXISTS (SELECT FROM sight)
+        OR EXISTS (SELECT FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id))
 ), page AS (
     SELECT m.*
     FROM sight s
@@ -32,16 +36,19 @@ WITH door AS (
 ), reach AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
+), author AS MATERIALIZED (
+    -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
+    SELECT u.id, u AS account FROM users u WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p))
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    SELECT string_agg(message_json(p, a.account, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
             CASE WHEN p.author_id = :user_id THEN (
                 SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
                 ELSE '' END),
             ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
-    JOIN users a ON a.id = p.author_id
+    JOIN author a ON a.id = p.author_id
     LEFT JOIN LATERAL (
         SELECT m.* FROM messages m
         WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
@@ -60,10 +67,14 @@ FROM door, items;
 -- params: user_id, thread_id, before (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
-WITH door AS (
-    SELECT d.thread_id, d.archived_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
-), sight AS (
+WITH sight AS MATERIALIZED (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
+), door AS (
+    -- Whoever sees something is in; only where there is nothing to see the door itself is asked.
+    SELECT h.archived_seq, h.last_rev FROM thread_heads h
+    WHERE h.thread_id = :thread_id AND (
+        EXISTS (SELECT FROM sight)
+        OR EXISTS (SELECT FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id))
 ), page AS (
     SELECT m.*
     FROM sight s
@@ -77,16 +88,19 @@ WITH door AS (
 ), reach AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
+), author AS MATERIALIZED (
+    -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
+    SELECT u.id, u AS account FROM users u WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p))
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    SELECT string_agg(message_json(p, a.account, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
             CASE WHEN p.author_id = :user_id THEN (
                 SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
                 ELSE '' END),
             ',' ORDER BY p.seq * :direction::int) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
-    JOIN users a ON a.id = p.author_id
+    JOIN author a ON a.id = p.author_id
     LEFT JOIN LATERAL (
         SELECT m.* FROM messages m
         WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
@@ -103,11 +117,15 @@ FROM door, items;
 -- there, half after it, and more of the one side where the other is short. Columns as for page_after.
 -- params: user_id, thread_id, middle (seq), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/messages
--- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most 2 x size messages of each stretch, no Seq Scan on messages
-WITH door AS (
-    SELECT d.thread_id, d.archived_seq, d.last_rev FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id
-), sight AS (
+-- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages and 2 x size entries of the index of each stretch, no Seq Scan on messages
+WITH sight AS MATERIALIZED (
     SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
+), door AS (
+    -- Whoever sees something is in; only where there is nothing to see the door itself is asked.
+    SELECT h.archived_seq, h.last_rev FROM thread_heads h
+    WHERE h.thread_id = :thread_id AND (
+        EXISTS (SELECT FROM sight)
+        OR EXISTS (SELECT FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id))
 ), near AS (
     -- Up to a full window on either side.
     (SELECT m.seq
@@ -139,24 +157,35 @@ WITH door AS (
     SELECT :size::int - least(count(*) FILTER (WHERE NOT older), :size::int / 2) AS older,
         :size::int - least(count(*) FILTER (WHERE older), :size::int - :size::int / 2) AS newer
     FROM side
-), page AS (
-    SELECT m.*
+), span AS (
+    SELECT min(n.seq) AS low, max(n.seq) AS high
     FROM share, side n
-    CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = :thread_id AND seq = n.seq OFFSET 0) m
     WHERE n.step <= CASE WHEN n.older THEN share.older ELSE share.newer END
+), page AS (
+    -- One walk from the first to the last, not a lookup of each: nothing that may be seen lies between them unchosen.
+    SELECT m.*
+    FROM span, sight s
+    CROSS JOIN LATERAL (
+        SELECT m.* FROM messages m
+        WHERE m.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high AND m.seq >= span.low AND m.seq <= span.high
+        ORDER BY m.seq
+        LIMIT :size) m
 ), reach AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
+), author AS MATERIALIZED (
+    -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
+    SELECT u.id, u AS account FROM users u WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p))
 ), items AS (
     -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    SELECT string_agg(message_json(p, a.account, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
             CASE WHEN p.author_id = :user_id THEN (
                 SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
                 ELSE '' END),
             ',' ORDER BY p.seq) AS items,
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
-    JOIN users a ON a.id = p.author_id
+    JOIN author a ON a.id = p.author_id
     LEFT JOIN LATERAL (
         SELECT m.* FROM messages m
         WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
