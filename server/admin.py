@@ -217,6 +217,7 @@ async def patch_user(request: Request, user_id: int, body: Change) -> HTTPRespon
     guests of a host. Their threads of which nobody else is an active admin get another one: the longest-standing
     moderator, else member. With active true they may sign in again. Bots and guests of hosts can't be admin.
     Whoever ceases to be agent or admin no longer sees the contact threads, and what they had read there is forgotten.
+    What is assigned to them stays so, until somebody gives it to another (GET /api/conversations?assigneeId= lists it).
     """
     ctx = request.app.ctx
     found = await ctx.tasks.finish(_change(request, user_id, body))

@@ -373,8 +373,9 @@ async def patch_conversation(
     """Change what is given of a conversation: streams of the thread tell thread_updated, if anything is another then.
 
     snoozed needs snoozedUntil, a time to come, at which it opens by itself; whatever the contact
-    writes opens it too. assigneeId is one of the staff, or null. labels is the whole list; they are trimmed, and each
-    is kept once.
+    writes opens it too. assigneeId is one of the staff, or null; whoever has left the staff stays what they were until
+    somebody gives it to another, and the same value again changes nothing. labels is the whole list; they are trimmed,
+    and each is kept once.
     """
     ctx = request.app.ctx
     labels = _labels(body.labels) if body.labels is not UNSET else []

@@ -582,6 +582,15 @@ class ThreadChange(Shape):
     rev: Rev
     kind: Literal["direct", "group", "channel", "contact"]
     title: str | None
+    contact: (
+        Annotated[
+            ContactPlace,
+            Meta(
+                description="with thread_updated, of contact threads; what the contact writes opens it, unsaid"
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Receipt(Shape):

@@ -250,6 +250,26 @@ async def test_a_change_of_a_conversation_is_a_change_of_its_thread(
     await dense(db, carla.thread)
 
 
+async def test_whoever_leaves_the_staff_stays_assigned_until_somebody_else_is(
+    api: Api, agnes: Person, carla: Contact, staff: Maker, db: asyncpg.Pool
+) -> None:
+    bert = await staff("bert")
+    one = await contact(db, f"Carl {next(NUMBERS)}")
+    await says(db, one, "Hello?")
+    ok(await patch(api, agnes, carla, assigneeId=bert.id))
+    await db.execute("UPDATE users SET role = 'member' WHERE id = $1", bert.id)
+    mine = {"assigneeId": bert.id}
+    found = ok(await patch(api, agnes, carla, **mine, status="closed", labels=["a"]))["conversation"]
+    assert (found["assignee"]["id"], found["status"], found["labels"]) == (bert.id, "closed", ["a"])
+    assert (await first(api, agnes, **mine))["id"] == carla.thread, "it is found to be given to another"
+    assert "assigneeId" in refused(await patch(api, agnes, one, **mine), 422)["details"]
+    assert (
+        ok(await patch(api, agnes, carla, assigneeId=agnes.id))["conversation"]["assignee"]["id"] == agnes.id
+    )
+    assert "assigneeId" in refused(await patch(api, agnes, carla, **mine, status="open"), 422)["details"]
+    assert (await shown(api, agnes, carla))["status"] == "closed", "nothing of it has changed"
+
+
 async def test_what_no_conversation_can_be_is_refused_with_the_field(
     api: Api, agnes: Person, carla: Contact, cast: Cast
 ) -> None:

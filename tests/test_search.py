@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from server import grams, search
+from server.base.db import Connections, open_pool
 from server.grams import Entry
 from server.live import indexer
 from server.ops import reindex
@@ -641,6 +642,51 @@ async def test_a_crash_between_two_steps_loses_nothing_and_two_workers_do_it_onc
     await sound(log)
     assert len(await searched(log.conn, 1, ("heron",), 20)) == 100
     await other.close()
+
+
+async def test_the_log_tells_of_a_lag_and_not_of_another_worker_who_does_the_work(
+    log: Log, db_url: str
+) -> None:
+    """The clock is the test's: a second passes with each look."""
+    times = [0.0]
+    db = Connections(await open_pool(db_url, size=2, statement_cache=10))
+    one, other = (indexer.Indexer(db, clock=lambda: times[0]) for _ in range(2))
+
+    async def looks(who: indexer.Indexer, count: int) -> bool:
+        """Whether it was ever behind."""
+        seen = set()
+        for _ in range(count):
+            times[0] += 1
+            await who.look()
+            seen.add(who.behind)
+        return True in seen
+
+    await log.person(1)
+    place = await log.thread("channel")
+    await catch_up(log.conn)
+    try:
+        async with log.conn.transaction():
+            assert await indexer.hold(log.conn) is not None
+            assert not await looks(one, 10), "there is nothing to do"
+        for n in range(10):  # the other gets on, and it is always just then that this one looks
+            await log.say(place, 1, f"ibis {n}", EPOCH + timedelta(minutes=n))
+            times[0] += 1
+            await other.look()
+            await log.say(place, 1, f"late ibis {n}", EPOCH + timedelta(minutes=n, seconds=1))
+            async with log.conn.transaction():
+                assert await indexer.hold(log.conn) is not None
+                assert await one.round() is None, "or it would show nothing"
+                await one.look()
+            assert not one.behind and not other.behind
+        async with log.conn.transaction():
+            assert await indexer.hold(log.conn) is not None
+            assert await looks(one, 5), "something waits, and whoever should take it in hangs"
+        while (await other.look())[0]:
+            pass
+        await one.look()
+        assert not one.behind
+    finally:
+        await db.close()
 
 
 async def test_an_import_larger_than_a_look_is_taken_as_a_whole_and_what_came_before_it_first(

@@ -33,7 +33,8 @@ GROUP BY d.history, d.last_seq, d.last_rev, d.log_floor, d.kind;
 -- log_floor, where messages may be archived.
 -- params: thread_id, after_rev (exclusive), size
 -- live:   hub: a resume, a lost doorbell, a slow reader (hot after a restart)
--- plan:   changes_pkey, thread_heads_pkey, messages_pkey, users_pkey; at most size changes, no Seq Scan on changes or messages
+-- plan:   changes_pkey, thread_heads_pkey, messages_pkey, users_pkey, conversations_pkey; at most size changes, no Seq Scan on
+--         changes or messages
 SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
     CASE WHEN c.seq IS NOT NULL THEN greatest(m.rev, q.rev)
         WHEN c.act IN ('left', 'removed') THEN c.rev
@@ -48,7 +49,10 @@ SELECT c.rev, c.kind, c.seq, c.user_id, c.act, m.reply_to,
                 SELECT '"' || o.role || '"' FROM memberships o
                 WHERE o.thread_id = c.thread_id AND o.user_id = c.user_id AND o.left_rev IS NULL), 'null') || '}'
         ELSE '{"id":' || t.id || ',"rev":' || c.rev || ',"kind":"' || t.kind
-            || '","title":' || coalesce(to_json(t.title)::text, 'null') || '}'
+            || '","title":' || coalesce(to_json(t.title)::text, 'null')
+            || CASE WHEN t.kind = 'contact' AND c.kind = 'thread_updated' THEN (
+                SELECT ',"contact":' || conversation_json(n) FROM conversations n WHERE n.thread_id = c.thread_id)
+                ELSE '' END || '}'
     END AS data,
     CASE WHEN m.reply_to IS NOT NULL THEN message_json(m, a, NULL, NULL, m.reactions::text, '') END AS bare,
     CASE WHEN c.kind = 'member' AND t.history = 'joined' THEN (

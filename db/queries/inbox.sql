@@ -190,15 +190,21 @@ WITH assignee AS MATERIALIZED (
         AND EXISTS (SELECT FROM conversations n WHERE n.thread_id = h.thread_id AND n.last_at IS NOT NULL)
         AND (:assignee_id::bigint IS NULL OR (SELECT count(*) FROM assignee) >= 0)  -- that first: the order of locks
     FOR NO KEY UPDATE
+), held AS MATERIALIZED (
+    -- As it is once the head is ours: whoever has left the staff since may stay who it is assigned to.
+    SELECT n.thread_id, :assignee_id::bigint IS NULL OR EXISTS (SELECT FROM assignee)
+        OR n.assignee_id IS NOT DISTINCT FROM :assignee_id AS assignable
+    FROM head
+    JOIN conversations n ON n.thread_id = head.thread_id
+    FOR NO KEY UPDATE OF n
 ), changed AS (
     UPDATE conversations n
     SET status = CASE WHEN 'status' = ANY(:given::text[]) THEN :status ELSE n.status END,
         snoozed_until = CASE WHEN 'status' = ANY(:given) THEN :snoozed_until::timestamptz ELSE n.snoozed_until END,
         assignee_id = CASE WHEN 'assigneeId' = ANY(:given) THEN :assignee_id ELSE n.assignee_id END,
         labels = CASE WHEN 'labels' = ANY(:given) THEN :labels::text[] ELSE n.labels END
-    FROM head
-    WHERE n.thread_id = head.thread_id AND n.last_at IS NOT NULL
-        AND (:assignee_id::bigint IS NULL OR EXISTS (SELECT FROM assignee))
+    FROM held
+    WHERE n.thread_id = held.thread_id AND n.last_at IS NOT NULL AND held.assignable
         AND ('status' = ANY(:given) AND (n.status, n.snoozed_until) IS DISTINCT FROM (:status, :snoozed_until)
             OR 'assigneeId' = ANY(:given) AND n.assignee_id IS DISTINCT FROM :assignee_id
             OR 'labels' = ANY(:given) AND n.labels <> :labels)
@@ -211,8 +217,7 @@ WITH assignee AS MATERIALIZED (
 ), told AS (
     INSERT INTO changes (thread_id, rev, kind) SELECT thread_id, last_rev, 'thread_updated' FROM risen
 )
-SELECT (:assignee_id::bigint IS NULL OR EXISTS (SELECT FROM assignee)) AS assignable, (SELECT last_rev FROM risen) AS rev
-FROM head;
+SELECT assignable, (SELECT last_rev FROM risen) AS rev FROM held;
 
 -- name: wake :many
 -- Opens conversations whose time has come, some at a time: the revs of their changes. Those in which somebody writes just

@@ -11,6 +11,24 @@
 SELECT place, set_config('idle_in_transaction_session_timeout', '15s', true) AS limited
 FROM search_place WHERE one FOR UPDATE SKIP LOCKED;
 
+-- name: waits :one
+-- When the place last moved, and whether anything has been committed since it: what can be known while another is at work.
+-- params:
+-- job:    indexer: after a round in which another one was at work
+-- plan:   search_place: its one row; changes_by_xid, one row of each transaction that was under way, and of all since
+WITH seen AS MATERIALIZED (
+    SELECT place::pg_snapshot AS place, moved_at FROM search_place WHERE one
+), since AS MATERIALIZED (
+    SELECT xid AS low, xid AS high
+    FROM (SELECT pg_snapshot_xip(place) FROM seen EXCEPT SELECT pg_snapshot_xip(pg_current_snapshot())) ended (xid)
+    UNION ALL
+    SELECT pg_snapshot_xmax(place), (pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)::text::xid8 FROM seen
+)
+SELECT moved_at, EXISTS (
+    SELECT FROM since
+    CROSS JOIN LATERAL (SELECT FROM changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT 1) c) AS any
+FROM seen;
+
 -- name: fresh :many
 -- Changes since a place, in order: low tells apart what was under way then (its xid) and what has begun since; of each at
 -- most size + 1. The place is that of this look. A row without an xid when there are none.

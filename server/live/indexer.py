@@ -11,7 +11,7 @@ put aside in search_late, and taken some blocks at a time: it holds up nothing t
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import asyncpg
 
@@ -36,6 +36,10 @@ ROOM = 1.5  # how much fuller than a new one a block may become
 
 @query
 async def hold(db: Db) -> asyncpg.Record | None: ...
+
+
+@query
+async def waits(db: Db) -> asyncpg.Record: ...
 
 
 @query
@@ -135,8 +139,10 @@ async def state(db: Db) -> asyncpg.Record: ...
 class Indexer:
     """That of a worker."""
 
-    def __init__(self, db: Connections) -> None:
-        self._db = db
+    def __init__(self, db: Connections, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db, self._clock = db, clock
+        self.behind, self._caught_up = False, clock()
+        self._moved_at: object = None  # of the place, when another was last seen at work
         self._hinted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tidied = 0.0
@@ -156,24 +162,9 @@ class Indexer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        caught_up, behind = time.monotonic(), False
         while True:
-            pause = LOOK_SECONDS
-            try:
-                left = await self.round()
-            except AWAY as error:
-                log.event("search.blind", level="warning", reason=type(error).__name__)
-                left, pause = None, RETRY_SECONDS
-            except Exception as error:  # whatever it is: the next round tries again
-                log.event("search.failed", level="error", reason=repr(error)[:300])
-                left, pause = None, RETRY_SECONDS
-            current = time.monotonic()
-            if left is False:
-                caught_up = current
-            if behind != (current - caught_up > BEHIND_SECONDS):
-                behind = not behind
-                log.event("search.behind" if behind else "search.caught_up", level="warning")
-            if left:
+            more, pause = await self.look()
+            if more:
                 await asyncio.sleep(0)
                 continue
             await asyncio.sleep(pause)
@@ -181,6 +172,33 @@ class Indexer:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._hinted.wait()
             self._hinted.clear()
+
+    async def look(self) -> tuple[bool, float]:
+        """A round, and what it says of how far the index is. Whether more is left, and how long to wait otherwise."""
+        left, pause, current = None, LOOK_SECONDS, False
+        try:
+            left = await self.round()
+            current = left is False or (left is None and await self._goes_on())
+        except AWAY as error:
+            log.event("search.blind", level="warning", reason=type(error).__name__)
+            pause = RETRY_SECONDS
+        except Exception as error:  # whatever it is: the next round tries again
+            log.event("search.failed", level="error", reason=repr(error)[:300])
+            pause = RETRY_SECONDS
+        now = self._clock()
+        if current:
+            self._caught_up = now
+        if self.behind != (now - self._caught_up > BEHIND_SECONDS):
+            self.behind = not self.behind
+            log.event("search.behind" if self.behind else "search.caught_up", level="warning")
+        return bool(left), pause
+
+    async def _goes_on(self) -> bool:
+        """Whether another worker, who is at work, gets on or has nothing to do: how far behind, it says itself."""
+        async with self._db.acquire() as conn:
+            row = await waits(conn)
+        moved_at, self._moved_at = self._moved_at, row["moved_at"]
+        return moved_at != row["moved_at"] or not row["any"]
 
     async def round(self) -> bool | None:
         """Take in what there is, within bounds. Whether more is left; None when another worker does it."""

@@ -32,6 +32,8 @@ async def thread_stream(request: Request, thread_id: int, query: Follow) -> HTTP
     Last-Event-ID (header, or lastEventId): the cursor to go on from; one that can't be served gets `resync`.
     token: a ticket or an access token, for clients that can't set headers. Events: ready {"cursor", "lastSeq"}, then
     message, message_updated, member, thread_updated, thread_deleted, resync, each with its id; a comment every 15 s.
+    Of a contact thread, thread_updated has its place in the inbox too (contact, as in the thread); a message of the
+    contact means status open by itself.
     Without an id: presence and typing, as it is at the moment on joining, and then what changes.
     The stream ends when the caller is no longer a member, the thread is deleted, or the session ends.
     """

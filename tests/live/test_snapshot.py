@@ -6,13 +6,17 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.client import Api, Person
+from server import messages
+from tests.client import NUMBERS, Api, Person
 from tests.conftest import Cast, Maker
 from tests.live.wire import Frame, Wire, wire
+from tests.rules import ok
+from tests.staff import Contact
 
 
 @dataclass
@@ -23,6 +27,7 @@ class State:
     title: str = ""
     messages: dict[int, dict[str, Any]] = field(default_factory=dict)
     members: dict[int, str] = field(default_factory=dict)
+    contact: dict[str, Any] = field(default_factory=dict)  # of a contact thread, its place in the inbox
 
     def tell(self, frame: Frame) -> None:
         """One event more."""
@@ -33,12 +38,17 @@ class State:
             case "message" | "message_updated":
                 assert data["rev"] >= frame.rev
                 self._put(data)
+                if frame.event == "message" and data["author"]["kind"] == "contact":
+                    self.contact |= {"status": "open", "snoozedUntil": None}
             case "member" if data["act"] in ("left", "removed"):
                 self.members.pop(data["userId"], None)
             case "member":
                 self.members[data["userId"]] = data["role"]
             case "thread_updated":
-                self.title = data["title"]
+                self.title, self.contact = data["title"], data.get("contact", {})
+                for message in self.messages.values():  # the title of a contact thread is the contact's name
+                    if message["author"]["kind"] == "contact":
+                        message["author"]["name"] = data["title"]
             case _:
                 raise AssertionError(frame)
 
@@ -59,7 +69,7 @@ class State:
             }  # whose, events don't tell
             for seq, m in self.messages.items()
         }
-        return self.title, self.members, dict(sorted(plain.items()))
+        return self.title, self.members, self.contact, dict(sorted(plain.items()))
 
 
 async def snapshot(api: Api, thread_id: int, who: Person) -> State:
@@ -67,8 +77,11 @@ async def snapshot(api: Api, thread_id: int, who: Person) -> State:
     url = f"/api/threads/{thread_id}"
     thread = (await api.get(url, as_=who)).json["thread"]
     state = State(cursor=thread["streamCursor"], title=thread["title"])
-    for person in await walk(api, f"{url}/members?limit=2", "members", who):
-        state.members[person["userId"]] = person["role"]
+    if thread["kind"] == "contact":
+        state.contact = thread["contact"]
+    else:  # of a contact thread, whoever of the staff has acted there: not told
+        for person in await walk(api, f"{url}/members?limit=2", "members", who):
+            state.members[person["userId"]] = person["role"]
     for message in await walk(api, f"{url}/messages?limit=4", "items", who):
         state.messages[message["seq"]] = message
     return state
@@ -256,3 +269,94 @@ async def test_a_snapshot_and_what_follows_is_a_fresh_snapshot(
     finally:
         await history.settle()
         await history.client.cut()
+
+
+INBOX_STEPS = (
+    "say", "say", "answer", "open", "snooze", "snooze", "close", "close", "assign", "assign", "label", "label",
+    "rename", "phone", "fetch", "follow", "follow", "take", "take", "take", "cut",
+)  # fmt: skip
+
+
+class Inbox:
+    """A contact thread that an agent follows, while another one and the contact act."""
+
+    def __init__(
+        self, api: Api, db: asyncpg.Pool, carla: Contact, staff: list[Person], chance: random.Random
+    ) -> None:
+        self.client = Client(api, carla.thread, staff[0])
+        self._api, self._db, self._carla, self._staff, self._chance = api, db, carla, staff, chance
+
+    async def step(self, step: str) -> None:
+        api, carla, chance, agent = self._api, self._carla, self._chance, self._staff[1]
+        change: dict[str, Any] = {}
+        match step:
+            case "fetch":
+                await self.client.fetch()
+            case "follow":
+                await self.client.follow()
+            case "take":
+                await self.client.take(chance.randint(1, 6))
+            case "cut":
+                await self.client.cut()
+            case "say":
+                await self.say()
+            case "answer":
+                await api.say(carla.thread, agent, "Yes?")
+            case "rename":
+                ok(await api.patch(f"/api/contacts/{carla.id}", {"name": f"C {chance.random()}"}, as_=agent))
+            case "phone":
+                number = f"+49171{next(NUMBERS):08}"
+                ok(await api.patch(f"/api/contacts/{carla.id}", {"phoneNumber": number}, as_=agent))
+            case "open":
+                change = {"status": "open"}
+            case "snooze":
+                change = {"status": "snoozed", "snoozedUntil": f"21{chance.randint(10, 99)}-01-01T00:00:00Z"}
+            case "close":
+                change = {"status": "closed"}
+            case "assign":
+                change = {"assigneeId": chance.choice([None, *(one.id for one in self._staff)])}
+            case "label":
+                change = {"labels": chance.sample("abcd", chance.randint(0, 3))}
+            case _:
+                raise AssertionError(step)
+        if change:
+            ok(await api.patch(f"/api/conversations/{carla.thread}", change, as_=agent))
+
+    async def say(self) -> None:
+        """The contact writes, and no doorbell rings."""
+        row = await messages.send(
+            self._db, user_id=self._carla.id, thread_id=self._carla.thread, text="Hello?", reply_to=None,
+            client_id=None, body_hash=b"", handles=[],
+        )  # fmt: skip
+        assert row is not None
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(st.sampled_from(INBOX_STEPS), min_size=5, max_size=30), seed=st.integers(0, 2**32))
+async def test_so_it_is_of_a_contact_thread_and_its_place_in_the_inbox(
+    api: Api, people: Maker, db: asyncpg.Pool, steps: list[str], seed: int
+) -> None:
+    staff = [await people(f"agent{next(NUMBERS)}") for _ in range(2)]
+    await db.execute("UPDATE users SET role = 'agent' WHERE id = ANY($1)", [one.id for one in staff])
+    made = (await api.post("/api/contacts", {"name": "Carla"}, as_=staff[1])).json["contact"]
+    carla = Contact(made["id"], made["threadId"])
+    inbox = Inbox(api, db, carla, staff, random.Random(seed))
+    await inbox.say()
+    try:
+        await inbox.client.fetch()
+        await inbox.client.follow()
+        for step in steps:
+            await inbox.step(step)
+        await inbox.client.follow()
+        last = await api.say(carla.thread, staff[1], "the last")
+        fresh = await snapshot(api, carla.thread, staff[0])
+        await inbox.client.until(last["rev"])
+        assert inbox.client.state.cursor == fresh.cursor
+        assert inbox.client.state.shown == fresh.shown
+        assert fresh.contact["id"] == carla.id
+    finally:
+        await inbox.client.cut()
