@@ -98,6 +98,14 @@ CREATE FUNCTION public.block_json(b public.blocks, u public.users) RETURNS text
     || ',"username":' || coalesce(to_json(u.username)::text, 'null') || ',"at":' || time_json(b.created_at) || '}' $$;
 
 --
+-- Name: contact_fold(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contact_fold(said text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT translate(lower(said), 'ς', 'σ') $$;
+
+--
 -- Name: contact_grams(text, text, text); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -105,7 +113,8 @@ CREATE FUNCTION public.contact_grams(name text, phone_number text, email text) R
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT array_to_tsvector(ARRAY(
        SELECT DISTINCT substr(said.text, n, 3) FROM generate_series(1, length(said.text) - 1) n))
-   FROM (SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n') AS text) said $$;
+   FROM (SELECT translate(lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n'),
+             'ς', 'σ') AS text) said $$;
 
 --
 -- Name: contacts; Type: TABLE; Schema: public; Owner: -
@@ -146,7 +155,7 @@ CREATE FUNCTION public.contact_needle(needle text) RETURNS tsquery
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT string_agg(DISTINCT '''' || replace(replace(substr(folded.needle, n, 3), '\', '\\'), '''', '''''') || ''''
            || CASE WHEN length(folded.needle) < 3 THEN ':*' ELSE '' END, ' & ')::tsquery
-   FROM (SELECT lower(needle) AS needle) folded, generate_series(1, greatest(1, length(folded.needle) - 2)) n $$;
+   FROM (SELECT contact_fold(needle) AS needle) folded, generate_series(1, greatest(1, length(folded.needle) - 2)) n $$;
 
 --
 -- Name: contact_text(text, text, text); Type: FUNCTION; Schema: public; Owner: -
@@ -154,7 +163,7 @@ CREATE FUNCTION public.contact_needle(needle text) RETURNS tsquery
 
 CREATE FUNCTION public.contact_text(name text, phone_number text, email text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
+    AS $$ SELECT contact_fold(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
 
 --
 -- Name: contacts_tally(); Type: FUNCTION; Schema: public; Owner: -
@@ -251,11 +260,9 @@ CREATE FUNCTION public.conversation_unread(n public.conversations, reader bigint
        SELECT read_seq FROM memberships
        WHERE thread_id = n.thread_id AND user_id = reader AND left_rev IS NULL OFFSET 0) own ON true
    CROSS JOIN LATERAL (
-       SELECT greatest(h.archived_seq, coalesce(own.read_seq, CASE
-           WHEN since > n.last_at THEN h.last_seq
-           ELSE (SELECT CASE WHEN since <= t.created_at THEN 0
-                    ELSE seq_before(n.thread_id, since, h.archived_seq + 1, h.last_seq) END
-                 FROM threads t WHERE t.id = n.thread_id) END)) AS read_seq OFFSET 0) d $$;
+       SELECT greatest(h.archived_seq, coalesce(own.read_seq, (
+           SELECT read_before(t.id, since, t.created_at, n.last_at, h.archived_seq, h.last_seq)
+           FROM threads t WHERE t.id = n.thread_id))) AS read_seq OFFSET 0) d $$;
 
 --
 -- Name: conversations_add(); Type: FUNCTION; Schema: public; Owner: -
@@ -631,6 +638,16 @@ CREATE FUNCTION public.reactions_for(m public.messages, reader bigint) RETURNS t
         WHERE own.thread_id = m.thread_id AND own.seq = m.seq AND own.user_id = reader
             AND own.emoji = r.value ->> 'emoji')::text || '}', ',' ORDER BY r.ordinality) || ']'
    FROM jsonb_array_elements(m.reactions) WITH ORDINALITY r $$;
+
+--
+-- Name: read_before(bigint, timestamp with time zone, timestamp with time zone, timestamp with time zone, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.read_before(thread bigint, since timestamp with time zone, created_at timestamp with time zone, last_at timestamp with time zone, archived_seq bigint, last_seq bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT CASE WHEN since <= created_at THEN 0
+       WHEN last_seq = 0 OR since > last_at THEN last_seq
+       ELSE seq_before(thread, since, archived_seq + 1, last_seq) END $$;
 
 --
 -- Name: receipt_json(bigint, bigint, bigint, bigint, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
@@ -1057,12 +1074,7 @@ UNION ALL
     'moderator'::text AS role,
     0 AS joined_rev,
     0 AS joined_seq,
-    GREATEST(h.archived_seq,
-        CASE
-            WHEN (COALESCE(u.staff_since, u.created_at) <= t.created_at) THEN (0)::bigint
-            WHEN ((h.last_seq = 0) OR (COALESCE(u.staff_since, u.created_at) > h.last_message_at)) THEN h.last_seq
-            ELSE public.seq_before(t.id, COALESCE(u.staff_since, u.created_at), (h.archived_seq + 1), h.last_seq)
-        END) AS read_seq,
+    GREATEST(h.archived_seq, public.read_before(t.id, COALESCE(u.staff_since, u.created_at), t.created_at, h.last_message_at, h.archived_seq, h.last_seq)) AS read_seq,
     t.kind,
     t.history,
     t.title,

@@ -424,8 +424,8 @@ async def get_export(request: Request) -> HTTPResponse | None:
     response = await request.respond(content_type=shapes.CSV, headers=headers)
     stream: Any = request.stream
     if head:
-        stream.keep_alive = False  # Sanic can't end such an answer in another way
         await response.send(b"", end_stream=False)
+        stream.head_response_ignored(b"", end_stream=True)  # Sanic would await this, which fails
         return None
     try:
         await response.send(first)

@@ -16,10 +16,19 @@ from pypika import CustomFunction, Field, Order, Parameter, PostgreSQLQuery, Tab
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from server import contacts, messages, phone, search, shapes
+from server import contacts, grams, messages, phone, search, shapes
 from server.base import log
 from server.base.db import Db, query
-from server.base.errors import AWAY, BadRequest, Forbidden, Invalid, NotFound, Unauthorized, Unavailable
+from server.base.errors import (
+    AWAY,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 from server.base.http import TOP, Body, Query, answers, json_bytes, length, whole
 
 LABELS, LABEL = 20, 50  # of one conversation; characters of one
@@ -152,8 +161,9 @@ class Inbound(Body):
 async def list_conversations(request: Request, query: ConversationQuery) -> HTTPResponse:
     """Contact threads in which something has been said, latest first. A page beyond the end is empty.
 
-    searchValue: any part of the name or phone number, or of any message's text, ignoring case. assigneeId: an id,
-    me, or none. All filters hold together.
+    searchValue: any part of the name or phone number, or of any message's text, as it stands, ignoring case and quotes
+    around it. One character is looked for in names and numbers alone. Of several words with quotes inside, what stands
+    between the quotes must be in one message. assigneeId: an id, me, or none. All filters hold together.
 
     total is exact without a search and with no filter but status. Else a list looks at the latest 10,000 conversations
     that have the label, or else the assignee, or else the status (2,000 with unread=true), and a search tells of 1,000:
@@ -265,8 +275,8 @@ def listing(on: Filters) -> tuple[str, tuple[str, ...]]:
     if on.among:
         c = Table("contacts").as_("c")
         text = CustomFunction("contact_text", ["name", "phone_number", "email"])(c.name, c.phone_number, None)
-        at, lower = CustomFunction("strpos", ["text", "part"]), CustomFunction("lower", ["text"])
-        named = at(text, lower(given("search", "text"))) > 0
+        at, fold = CustomFunction("strpos", ["text", "part"]), CustomFunction("contact_fold", ["said"])
+        named = at(text, fold(given("search", "text"))) > 0
         named |= at(c.phone_number, given("digits", "text")) > 0
         # As a value, not as EXISTS: for that a plan may read all contacts.
         like = CustomFunction("coalesce", ["is", "else"])(
@@ -316,6 +326,8 @@ async def _filtered(request: Request, query: ConversationQuery, skip: int) -> HT
         if values["assignee_id"] > TOP:
             raise BadRequest("assigneeId must be an id, me or none.", code="bad_parameter")
     all_named, all_said, needle = True, True, (query.searchValue or "").strip()
+    if len(needle) > 2 and needle[0] == needle[-1] == '"' and needle[1:-1].strip():
+        needle = needle[1:-1]
     if needle:
         values["ids"], all_named, all_said = await _matching(ctx, needle)
         values |= {"search": needle, "digits": phone.part(needle)}
@@ -348,13 +360,32 @@ async def _matching(ctx: Any, needle: str) -> tuple[list[int], bool, bool]:
 
     Of names that too many have it tells none. Of a single character, which most have, it tells nothing.
     """
-    if len(needle) < 2:
+    if len(needle.strip()) < 2:
         return [], False, False
-    said, all_said = await search.threads_with(ctx, needle, FOUND + 1)
+    q, whole = _phrase(needle)
+    said, all_said = await search.threads_with(ctx, q, FOUND + 1) if q else ([], False)
+    all_said = all_said and whole
     rows = await named(ctx.reads, search=needle, digits=phone.part(needle))
     if len(rows) > FOUND:
         return said, False, all_said
     return list({*said, *(row["thread_id"] for row in rows)}), True, all_said
+
+
+def _phrase(needle: str) -> tuple[str, bool]:
+    """A needle as q of a search, and whether that finds just what has the needle; "" when q can't say it.
+
+    A phrase of q has no quotes inside. What has them must have what is between them: that may be more.
+    """
+    if '"' not in needle:
+        return f'"{needle}"', True
+    if len(needle.split()) == 1:
+        return needle, True  # a word may have them
+    between = sorted((part for part in needle.split('"') if part.strip()), key=len, reverse=True)[
+        : grams.PARTS
+    ]
+    if not between or len(between[0].strip()) < grams.LEAST:
+        return "", False
+    return " ".join(f'"{part}"' for part in between), False
 
 
 # ---- one conversation --------------------------------------------------------------------------
@@ -516,13 +547,17 @@ async def post_contact_message(request: Request, contact_id: int, body: messages
 # ---- what comes in -----------------------------------------------------------------------------
 
 
-@answers({201: shapes.InboundAnswer, 200: shapes.InboundAnswer}, {422: "client_id_reused"})
+@answers(
+    {201: shapes.InboundAnswer, 200: shapes.InboundAnswer},
+    {409: "contact_gone message_archived", 422: "client_id_reused"},
+)
 async def post_inbound(request: Request, body: Inbound) -> HTTPResponse:
     """A contact wrote, says a gateway. Somebody new is made a contact (created), under the name given or the number.
 
     A name given later takes the place of one that is only the number. With an externalId it may be repeated for ever:
-    200 and the message as it now is when the caller has handed it in before, 422 when that was another number or text.
-    A conversation that was closed or snoozed is open again.
+    200 and the message as it now is when the caller has handed it in before, 422 when that was another number or text,
+    409 when the contact is gone since, or the message archived: it was taken in all the same.
+    A conversation that was closed or snoozed is open again. Of a contact a gateway is told no more than this.
     """
     ctx, me = request.app.ctx, request.ctx.user_id
     try:
@@ -562,7 +597,18 @@ async def _take_in(ctx: Any, user_id: int, number: str, body: Inbound) -> Taken:
                     sentence="This externalId has been used for another message.",
                     code="client_id_reused",
                 )
-            return Taken(known["message"] or "null", known["contact"], new=False)
+            if known["gone"]:
+                raise Conflict(
+                    "This message was handed in, and its contact is gone since.", code="contact_gone"
+                )
+            if known["message"] is None:
+                raise Conflict(
+                    "This message was handed in, and archived since.",
+                    code="message_archived",
+                    details={"seq": known["seq"]},
+                )
+            told = _contact(known, name=known["name"], phone_number=known["phone_number"])
+            return Taken(known["message"], told, new=False)
         there = await by_phone(ctx.db, phone_number=number)
         try:
             # In a thread that is there they would wait for its head anyway.
@@ -578,6 +624,13 @@ async def _take_in(ctx: Any, user_id: int, number: str, body: Inbound) -> Taken:
     raise Unavailable("Too much happens to this contact at once; try again in a moment.")
 
 
+def _contact(row: asyncpg.Record, *, name: str, phone_number: str | None) -> str:
+    """What a gateway is told of a contact: nothing that only the staff knows."""
+    return orjson.dumps(
+        {"id": row["id"], "threadId": row["thread_id"], "name": name, "phoneNumber": phone_number}
+    ).decode()
+
+
 async def _write(
     ctx: Any, there: asyncpg.Record | None, number: str, body: Inbound, once: dict[str, Any]
 ) -> Taken | None:
@@ -591,7 +644,7 @@ async def _write(
             )
             if contact is None:
                 return None
-        shown = contact["contact"]
+        name = (body.name or number) if there is None else there["name"]
         if there is not None and body.name is not None and there["name"] == number != body.name:
             renamed = await contacts.change(
                 conn, contact_id=there["id"], given=["name"], name=body.name,
@@ -599,7 +652,7 @@ async def _write(
             )  # fmt: skip
             if renamed is None:
                 return None
-            shown = renamed["contact"]
+            name = body.name
         thread_id = contact["thread_id"]
         row = await messages.send(
             conn,
@@ -618,4 +671,5 @@ async def _write(
     if renamed is not None and renamed["rev"] is not None:
         ctx.bus.ring(thread_id, renamed["rev"])
     messages.ring(ctx, contact["id"], thread_id, row)
-    return Taken(row["message"], shown, created=there is None)
+    told = _contact(contact, name=name, phone_number=number)
+    return Taken(row["message"], told, created=there is None)

@@ -9,6 +9,10 @@ SEPARATORS = frozenset("().[]/\u2044\uff0f\uff08\uff09\uff0e\u2212")
 SEPARATOR_KINDS = frozenset(("Zs", "Pd", "Cf"))  # spaces, dashes, invisible marks
 PLUSES = "+\uff0b\ufe62\u207a"
 TRUNK = re.compile(r"[(\uff08\[]\s*0\s*[)\uff09\]]")  # "+49 (0)151": the zero is for callers at home
+# The same without brackets, in countries where callers at home dial a zero first and no number begins with one: South
+# Africa, the Netherlands, Belgium, France, Switzerland, Austria, Britain, Sweden, Germany, Australia, New Zealand,
+# Japan, Turkey, Ireland, Israel. Elsewhere it may belong to the number, as in Italy.
+TRUNK_ZERO = re.compile(r"(\+(?:27|31|32|33|41|43|44|46|49|61|64|81|90|353|972))0")
 NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 BARE = re.compile(r"[1-9][0-9]{7,14}")
 SAMPLE = "such as +4915112345678"
@@ -30,6 +34,7 @@ def normal(text: str, *, country_code: str = "") -> str:
         if not country_code:
             raise ValueError(f"must begin with its country code, {SAMPLE}")
         found = f"+{country_code}{found[1:]}"
+    found = TRUNK_ZERO.sub(r"\1", found)
     if not NUMBER.fullmatch(found):
         raise ValueError(f"must be a phone number with its country code and 7 to 15 digits in all, {SAMPLE}")
     return found
@@ -44,7 +49,7 @@ def part(text: str) -> str | None:
         found = "+" + found[2:]
     elif found.startswith("0"):
         found = found[1:]
-    return found.rstrip("+") or None
+    return TRUNK_ZERO.sub(r"\1", found).rstrip("+") or None
 
 
 def _bare(text: str) -> str | None:

@@ -528,9 +528,18 @@ class ContactMessagePage(Shape):
     pagination: Pagination
 
 
+class InboundContact(Shape):
+    """What a gateway is told of a contact."""
+
+    id: Id
+    threadId: Id
+    name: str
+    phoneNumber: Annotated[str | None, Meta(description="E.164")]
+
+
 class InboundAnswer(Shape):
-    message: Annotated[Message | None, Meta(description="null: handed in before, and archived since")]
-    contact: Contact
+    message: Message
+    contact: InboundContact
     created: Annotated[bool, Meta(description="the contact is new")]
 
 

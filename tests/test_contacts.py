@@ -253,6 +253,21 @@ async def test_pages_are_everybody_by_name_once_from_both_ends(
     refused(await api.get(f"{URL}?page=one", as_=root), 400)
 
 
+async def test_a_sigma_is_a_sigma_wherever_it_stands(api: Api, root: Person) -> None:
+    mark = f"q{next(NUMBERS)}"
+    wanted = {
+        (await made(api, root, name=name))["id"]
+        for name in (f"{mark} ΣΊΣΥΦΟΣ", f"{mark} Σίσυφος Β", f"{mark} ΣΊΣΥΦΟΣΑΣ")
+    }
+    other = (await made(api, root, name=f"{mark} Σίβυλλα"))["id"]
+    for needle in ("ΣΊΣΥΦΟΣ", "σίσυφος", "Σίσυφοσ"):
+        found = ok(await api.get(URL, as_=root, params={"search": f"{mark} {needle}"}))["contacts"]
+        assert {one["id"] for one in found} == wanted, needle
+    for needle in ("ς", "Σ", "ος", "ΟΣ"):
+        found = ok(await api.get(URL, as_=root, params={"search": needle, "pageSize": 100}))["contacts"]
+        assert {one["id"] for one in found if one["name"].startswith(mark)} - {other} == wanted, needle
+
+
 async def test_a_needle_is_found_wherever_it_stands_and_taken_as_it_is(api: Api, root: Person) -> None:
     mark = f"q{next(NUMBERS)}q"
     phone = number()

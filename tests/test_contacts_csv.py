@@ -320,6 +320,15 @@ async def test_a_large_export_is_whole(api: Api, root: Person, db: asyncpg.Pool)
     assert [row[0] for row in rows_of(reply.body.decode()) if mark in row[0]] == names
     head = await api.ask("HEAD", f"{URL}/export", as_=root)
     assert (head.status, head.body) == (200, b"")
+    reader, writer = await asyncio.open_connection(*api.base.removeprefix("http://").split(":"))
+    for _ in range(2):  # the connection is in step
+        request = f"HEAD {URL}/export HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {root.token}\r\n\r\n"
+        writer.write(request.encode())
+        async with asyncio.timeout(30):
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert answer.startswith(b"http/1.1 200 ") and b"content-type: text/csv" in answer
+        assert b"content-length" not in answer and b"connection: close" not in answer
+    writer.close()
     ok(await api.get(URL, as_=root))
     await db.execute("UPDATE contacts SET deleted_at = now() WHERE strpos(name, $1) > 0", mark)
 

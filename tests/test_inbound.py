@@ -105,8 +105,10 @@ async def test_a_repetition_tells_the_message_as_it_now_is(
     async with db.acquire() as conn, conn.transaction():
         await conn.execute("UPDATE thread_heads SET archived_seq = 1 WHERE thread_id = $1", thread)
         await conn.execute("DELETE FROM messages WHERE thread_id = $1", thread)
-    gone = ok(await api.post(INBOUND, body | {"externalId": phone_number}, as_=bot))
-    assert gone["message"] is None and gone["contact"]["id"] == made["contact"]["id"]
+    gone = refused(
+        await api.post(INBOUND, body | {"externalId": phone_number}, as_=bot), 409, "message_archived"
+    )
+    assert gone["details"] == {"seq": 1} and "First" not in str(gone)
     listed = ok(await api.get(f"/api/conversations/{thread}", as_=root))["conversation"]
     assert (listed["content"], listed["author"], listed["unreadCount"]) == ("", None, 0)
 
@@ -158,11 +160,34 @@ async def test_a_contact_that_is_gone_is_another_one_when_the_number_writes_agai
     once = said(phone_number, "Once", externalId=f"gone {phone_number}")
     first = ok(await api.post(INBOUND, once, as_=bot), 201)
     ok(await api.delete(f"/api/contacts/{first['contact']['id']}", as_=root), 204)
-    again = ok(await api.post(INBOUND, once, as_=bot), 200)
-    assert again["message"] == first["message"], "a retry is a retry"
+    again = refused(await api.post(INBOUND, once, as_=bot), 409, "contact_gone")
+    assert "Once" not in str(again) and phone_number not in str(again)
+    refused(await api.post(INBOUND, once | {"text": "Twice"}, as_=bot), 422, "client_id_reused")
     second = ok(await api.post(INBOUND, said(phone_number), as_=bot), 201)
     assert second["created"] and second["contact"]["id"] != first["contact"]["id"]
     assert second["message"]["seq"] == 1
+
+
+async def test_a_gateway_learns_of_a_contact_only_what_it_handed_in(
+    api: Api, bot: Person, root: Person
+) -> None:
+    phone_number = number()
+    known = {"email": "secret@example.org", "externalId": f"crm {phone_number}", "notes": "Owes us money."}
+    made = ok(await api.post("/api/contacts", {"phoneNumber": phone_number, **known}, as_=root), 201)[
+        "contact"
+    ]
+    body = said(phone_number, externalId=f"sms {phone_number}")
+    wanted = {
+        "id": made["id"], "threadId": made["threadId"], "name": phone_number, "phoneNumber": phone_number
+    }  # fmt: skip
+    assert ok(await api.post(INBOUND, body, as_=bot), 201)["contact"] == wanted
+    wanted["name"] = "Carla"
+    assert ok(await api.post(INBOUND, said(phone_number, name="Carla"), as_=bot), 201)["contact"] == wanted
+    for _ in range(2):
+        again = ok(await api.post(INBOUND, body, as_=bot))
+        assert again["contact"] == wanted and again["message"]["seq"] == 1
+        ok(await api.patch(f"/api/contacts/{made['id']}", {"phoneNumber": None, "notes": "x"}, as_=root))
+        wanted["phoneNumber"] = None
 
 
 async def test_what_cannot_be_taken_in_is_refused_and_leaves_nothing(

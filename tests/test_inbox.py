@@ -481,6 +481,73 @@ async def test_a_search_finds_what_was_said_and_not_what_was_taken_back(
     assert await found() == [other.thread]
 
 
+async def test_what_is_unread_is_told_alike_by_list_and_thread(
+    api: Api, agnes: Person, db: asyncpg.Pool
+) -> None:
+    """Also of threads that were made after what was said in them, as imported ones are."""
+    since = await db.fetchval("SELECT created_at FROM users WHERE id = $1", agnes.id)
+    day, told = timedelta(days=1), []
+    for made, said in (
+        (-9, (-8, -7)), (-9, (-8, 1)), (-9, (1, 2)), (1, (-8, -7)), (1, (-8, 1)), (1, (2, 3)), (-1, (-8, -7)),
+        (-1, (-8, 1)),
+    ):  # fmt: skip
+        one = await contact(db)
+        await says(db, one, "Hello?", "Anybody there?")
+        await db.execute("UPDATE threads SET created_at = $2 WHERE id = $1", one.thread, since + made * day)
+        for seq, at in enumerate(said, 1):
+            await db.execute(
+                "UPDATE messages SET created_at = $3 WHERE thread_id = $1 AND seq = $2",
+                one.thread,
+                seq,
+                since + at * day,
+            )
+        last = since + said[-1] * day
+        await db.execute(
+            "UPDATE thread_heads SET last_message_at = $2 WHERE thread_id = $1", one.thread, last
+        )
+        await db.execute("UPDATE conversations SET last_at = $2 WHERE thread_id = $1", one.thread, last)
+        thread = ok(await api.get(one.url, as_=agnes))["thread"]
+        assert (await shown(api, agnes, one))["unreadCount"] == thread["unreadCount"], (made, said)
+        told.append(thread["unreadCount"])
+    assert told == [0, 1, 2, 2, 2, 2, 0, 1]
+
+
+async def test_a_search_takes_the_whole_value_as_it_stands(api: Api, agnes: Person, db: asyncpg.Pool) -> None:
+    mark = f"w{next(NUMBERS)}"
+    sigma = await contact(db, f"{mark} ΣΊΣΥΦΟΣ")
+    await says(db, sigma, "Hello")
+    talker, other = await contact(db, "Talker"), await contact(db, "Other")
+    sentence = f"{mark} one two three four five six seven eight nine ten eleven"
+    last = f'{mark} o d, he said "come in" to {mark}"x" pipes'
+    for each, text in ((talker, sentence), (talker, last), (other, f"{mark} two one o-d come in")):
+        ok(await api.post(f"/api/contacts/{each.id}/messages", {"text": text}, as_=agnes), 201)
+
+    async def found(value: str, exact: bool = True) -> list[int]:
+        page = ok(await api.get(LIST, as_=agnes, params={"searchValue": value}))
+        assert page["pagination"]["totalExact"] is exact, value
+        return [row["id"] for row in page["conversations"]]
+
+    async def indexed() -> bool:
+        return await found(f"{mark} two") == [other.thread]
+
+    await until(indexed, "all is found")
+    for value in (
+        sentence, sentence[2:-2].upper(), f"{mark} one two", f'"{mark} one two"', f"{mark} o d", f'{mark}"X"',
+    ):  # fmt: skip
+        assert await found(value) == [talker.thread], value
+    for value in (f"{mark} two three", f"{mark} seven one", f'{mark}"y', f"{mark} two one o d"):
+        assert await found(value) == [], value
+    # Which words stand beside the quotes is not known, so it may be too many.
+    for value in (f'{mark} o d, he said "come in', f'"{mark} o d, he said "come in" to {mark}"x" pipes"'):
+        assert await found(value, exact=False) == [talker.thread], value
+    assert await found(f'{mark} o d "no such" words', exact=False) == []
+    assert await found(f"{mark} σίσυφος") == [sigma.thread] and await found(f'"{mark} Σίσυφος"') == [
+        sigma.thread
+    ]
+    for short in (mark[0], f'"{mark[0]}"', '"', 'a" "b'):
+        await found(short, exact=False)
+
+
 # ---- contact threads as threads ----------------------------------------------------------------
 
 

@@ -54,20 +54,23 @@ CREATE INDEX contacts_by_name ON contacts (lower(name), id) INCLUDE (name) WHERE
 CREATE INDEX contacts_unnumbered ON contacts (lower(name), lower(coalesce(email, '')), id)
     WHERE phone_number IS NULL AND external_id IS NULL AND deleted_at IS NULL;  -- contacts.matches
 
--- What a contact can be found by, in small letters; and all runs of three characters of it, each character followed by an
--- end, so that one or two of them begin a run, too.
+-- What a contact can be found by, in small letters, with one sigma for both; and all runs of three characters of it, each
+-- character followed by an end, so that one or two of them begin a run, too. That one is indexed, and uses nothing of ours.
+CREATE FUNCTION contact_fold(said text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
+$$ SELECT translate(lower(said), 'ς', 'σ') $$;
 CREATE FUNCTION contact_text(name text, phone_number text, email text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
-$$ SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
+$$ SELECT contact_fold(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
 CREATE FUNCTION contact_grams(name text, phone_number text, email text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT array_to_tsvector(ARRAY(
        SELECT DISTINCT substr(said.text, n, 3) FROM generate_series(1, length(said.text) - 1) n))
-   FROM (SELECT lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n') AS text) said $$;
+   FROM (SELECT translate(lower(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '') || E'\n\n'),
+             'ς', 'σ') AS text) said $$;
 -- The runs that are in whatever has the needle in it.
 CREATE FUNCTION contact_needle(needle text) RETURNS tsquery LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT string_agg(DISTINCT '''' || replace(replace(substr(folded.needle, n, 3), '\', '\\'), '''', '''''') || ''''
            || CASE WHEN length(folded.needle) < 3 THEN ':*' ELSE '' END, ' & ')::tsquery
-   FROM (SELECT lower(needle) AS needle) folded, generate_series(1, greatest(1, length(folded.needle) - 2)) n $$;
+   FROM (SELECT contact_fold(needle) AS needle) folded, generate_series(1, greatest(1, length(folded.needle) - 2)) n $$;
 CREATE INDEX contacts_by_part ON contacts USING gin (contact_grams(name, phone_number, email)) WHERE deleted_at IS NULL;
 
 CREATE FUNCTION contact_json(c contacts) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
@@ -184,6 +187,15 @@ $$ WITH RECURSIVE halves AS (
    )
    SELECT h.low - 1 FROM halves h WHERE h.low = h.high $$;
 
+-- Up to where one of the staff who has not been in a contact thread has read it: a thread that is not older than their time
+-- on the staff (since) not at all, of another one what was said before that.
+CREATE FUNCTION read_before(
+    thread bigint, since timestamptz, created_at timestamptz, last_at timestamptz, archived_seq bigint, last_seq bigint
+) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT CASE WHEN since <= created_at THEN 0
+       WHEN last_seq = 0 OR since > last_at THEN last_seq
+       ELSE seq_before(thread, since, archived_seq + 1, last_seq) END $$;
+
 -- The threads of which somebody is a member, and with them the contact threads in which a person of the staff has read,
 -- written or set something: a membership in a contact thread exists only while its person is of the staff (or is the
 -- contact), see members.sql.
@@ -202,10 +214,8 @@ WHERE m.left_rev IS NULL AND h.deleted_at IS NULL;
 CREATE VIEW doors WITH (security_invoker) AS
 SELECT * FROM own_doors
 UNION ALL
-SELECT u.id, t.id, 'moderator', 0, 0, greatest(h.archived_seq, CASE
-           WHEN coalesce(u.staff_since, u.created_at) <= t.created_at THEN 0
-           WHEN h.last_seq = 0 OR coalesce(u.staff_since, u.created_at) > h.last_message_at THEN h.last_seq
-           ELSE seq_before(t.id, coalesce(u.staff_since, u.created_at), h.archived_seq + 1, h.last_seq) END),
+SELECT u.id, t.id, 'moderator', 0, 0, greatest(h.archived_seq, read_before(
+           t.id, coalesce(u.staff_since, u.created_at), t.created_at, h.last_message_at, h.archived_seq, h.last_seq)),
        t.kind, t.history, t.title, t.created_at,
        h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at,
        false, false, 'all', 0, 0, '0'::xid8, h.last_xid, h.member_count, h.archived_seq
@@ -323,9 +333,10 @@ $$ SELECT array_agg(u.id ORDER BY u.id)
 -- migrate:down
 
 DROP VIEW open_channels, my_threads, sights, doors, own_doors;
-DROP FUNCTION seq_before, conversation_json, contact_json;
+DROP FUNCTION read_before, seq_before, conversation_json, contact_json;
 DROP TABLE tallies, inbound_ids, conversation_labels, conversations, contacts;
-DROP FUNCTION conversations_tally, contacts_tally, tally, contact_needle, contact_grams, contact_text;
+DROP FUNCTION conversations_tally, contacts_tally, tally, contact_needle, contact_grams, contact_text,
+    contact_fold;
 -- What cannot be said in the older schema goes: contacts, their threads and what was said in them.
 DELETE FROM messages WHERE thread_id IN (SELECT id FROM threads WHERE kind = 'contact');
 DELETE FROM changes WHERE thread_id IN (SELECT id FROM threads WHERE kind = 'contact');

@@ -121,11 +121,9 @@ $$ SELECT h.last_seq, CASE WHEN h.last_deleted_seq <= d.read_seq THEN h.last_seq
        SELECT read_seq FROM memberships
        WHERE thread_id = n.thread_id AND user_id = reader AND left_rev IS NULL OFFSET 0) own ON true
    CROSS JOIN LATERAL (
-       SELECT greatest(h.archived_seq, coalesce(own.read_seq, CASE
-           WHEN since > n.last_at THEN h.last_seq
-           ELSE (SELECT CASE WHEN since <= t.created_at THEN 0
-                    ELSE seq_before(n.thread_id, since, h.archived_seq + 1, h.last_seq) END
-                 FROM threads t WHERE t.id = n.thread_id) END)) AS read_seq OFFSET 0) d $$;
+       SELECT greatest(h.archived_seq, coalesce(own.read_seq, (
+           SELECT read_before(t.id, since, t.created_at, n.last_at, h.archived_seq, h.last_seq)
+           FROM threads t WHERE t.id = n.thread_id))) AS read_seq OFFSET 0) d $$;
 
 -- A conversation as they see it, for the list. A latest message that is archived has neither text nor author here.
 CREATE FUNCTION conversation_row(n conversations, reader bigint, since timestamptz)

@@ -77,7 +77,7 @@ WITH part AS MATERIALIZED (
     WHERE c.deleted_at IS NULL
         AND contact_grams(c.name, c.phone_number, c.email)
             @@ (SELECT coalesce(contact_needle(:search) || contact_needle(:digits), contact_needle(:search)))
-        AND (strpos(contact_text(c.name, c.phone_number, c.email), lower(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
+        AND (strpos(contact_text(c.name, c.phone_number, c.email), contact_fold(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
     LIMIT 1001
 ), walk AS MATERIALIZED (
     SELECT l.id, l.low
@@ -86,7 +86,7 @@ WITH part AS MATERIALIZED (
           ORDER BY lower(c.name), c.id
           LIMIT :looks) l
     WHERE (SELECT count(*) FROM part) > 1000
-        AND (strpos(contact_text(l.name, l.phone_number, l.email), lower(:search)) > 0 OR strpos(l.phone_number, :digits) > 0)
+        AND (strpos(contact_text(l.name, l.phone_number, l.email), contact_fold(:search)) > 0 OR strpos(l.phone_number, :digits) > 0)
     ORDER BY l.low, l.id
     LIMIT :skip::bigint + :size::bigint
 ), found AS (
@@ -100,7 +100,7 @@ WITH part AS MATERIALIZED (
         AND (SELECT count(*) FROM part) > 1000 AND (SELECT count(*) FROM walk) < :skip::bigint + :size::bigint
         AND contact_grams(c.name, c.phone_number, c.email)
             @@ (SELECT coalesce(contact_needle(:search) || contact_needle(:digits), contact_needle(:search)))
-        AND (strpos(contact_text(c.name, c.phone_number, c.email), lower(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
+        AND (strpos(contact_text(c.name, c.phone_number, c.email), contact_fold(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
      LIMIT :most)
 ), page AS (
     SELECT f.id, f.low FROM found f ORDER BY f.low, f.id OFFSET :skip LIMIT :size
@@ -122,7 +122,7 @@ WITH walk AS MATERIALIZED (
           WHERE c.deleted_at IS NULL
           ORDER BY lower(c.name), c.id
           LIMIT :looks) l
-    WHERE strpos(contact_text(l.name, l.phone_number, l.email), lower(:search)) > 0 OR strpos(l.phone_number, :digits) > 0
+    WHERE strpos(contact_text(l.name, l.phone_number, l.email), contact_fold(:search)) > 0 OR strpos(l.phone_number, :digits) > 0
     ORDER BY l.low, l.id
     LIMIT 1001
 ), part AS MATERIALIZED (
@@ -131,7 +131,7 @@ WITH walk AS MATERIALIZED (
     WHERE c.deleted_at IS NULL AND (SELECT count(*) FROM walk) <= 1000
         AND contact_grams(c.name, c.phone_number, c.email)
             @@ (SELECT coalesce(contact_needle(:search) || contact_needle(:digits), contact_needle(:search)))
-        AND (strpos(contact_text(c.name, c.phone_number, c.email), lower(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
+        AND (strpos(contact_text(c.name, c.phone_number, c.email), contact_fold(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
     LIMIT :most
 ), found AS (
     SELECT id, low FROM walk WHERE (SELECT count(*) FROM walk) > 1000

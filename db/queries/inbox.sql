@@ -118,7 +118,7 @@ FROM contacts c
 WHERE c.deleted_at IS NULL
     AND contact_grams(c.name, c.phone_number, c.email)
         @@ (SELECT coalesce(contact_needle(:search) || contact_needle(:digits), contact_needle(:search)))
-    AND (strpos(contact_text(c.name, c.phone_number, NULL), lower(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
+    AND (strpos(contact_text(c.name, c.phone_number, NULL), contact_fold(:search)) > 0 OR strpos(c.phone_number, :digits) > 0)
 LIMIT 1001;
 
 -- name: threads :one
@@ -268,17 +268,18 @@ WHERE c.id = :contact_id AND c.deleted_at IS NULL;
 -- params: phone_number (E.164)
 -- route:  POST /api/inbound (hot: each message that comes in)
 -- plan:   contacts_phone_number_key; one row
-SELECT c.id, c.thread_id, c.name, contact_json(c) AS contact
+SELECT c.id, c.thread_id, c.name
 FROM contacts c
 WHERE c.phone_number = :phone_number AND c.deleted_at IS NULL;
 
 -- name: handed_in :one
 -- What this account has handed in under this id: whether it was this body (same), the message as it now is, in its shared
--- form (null: it is archived), and its contact. No row when nothing was.
+-- form (null: it is archived), and of its contact what a gateway is told (gone: there is none any more). No row when
+-- nothing was.
 -- params: user_id, external_id, body_hash (bytea)
 -- route:  POST /api/inbound (hot)
 -- plan:   inbound_ids_pkey, contacts_thread_id_key, messages_pkey; one row each
-SELECT i.body_hash = :body_hash AS same, contact_json(c) AS contact, (
+SELECT i.body_hash = :body_hash AS same, i.seq, c.id, c.thread_id, c.name, c.phone_number, c.deleted_at IS NOT NULL AS gone, (
     SELECT message_json(m, a, NULL, NULL, m.reactions::text, '')
     FROM messages m
     JOIN users a ON a.id = m.author_id

@@ -209,7 +209,11 @@ def read_query(request: Request, kind: type[Q]) -> Q:
     """The query string of a request as `kind`. Raises BadRequest or Invalid (all faults at once)."""
     fields = _fields(kind)
     given: dict[str, Any] = {}
-    for name, value in request.get_query_args(keep_blank_values=True):
+    try:
+        pairs = request.get_query_args(keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest("The query string is not UTF-8.", code="bad_parameter") from None
+    for name, value in pairs:
         if name not in fields:
             if kind.lenient:
                 continue
