@@ -659,6 +659,17 @@ CREATE FUNCTION public.receipt_json(thread bigint, reader bigint, delivered bigi
     || ',"readSeq":' || coalesce(seen::text, 'null') || ',"at":' || time_json(at) || '}' $$;
 
 --
+-- Name: search_lexemes(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.search_lexemes(grams text) RETURNS tsvector
+    LANGUAGE plpgsql IMMUTABLE STRICT COST 100000 PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN array_to_tsvector(string_to_array(grams, E'\n'));
+END $$;
+
+--
 -- Name: seq_before(bigint, timestamp with time zone, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -1889,6 +1900,12 @@ CREATE INDEX memberships_mine ON public.memberships USING btree (user_id, thread
 CREATE UNIQUE INDEX memberships_open ON public.memberships USING btree (thread_id, user_id) WHERE (left_rev IS NULL);
 
 --
+-- Name: memberships_own; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX memberships_own ON public.memberships USING btree (user_id, thread_id) WHERE ((left_rev IS NULL) AND (joined_rev > 0));
+
+--
 -- Name: memberships_past; Type: INDEX; Schema: public; Owner: -
 --
 
@@ -1922,8 +1939,8 @@ CREATE INDEX search_grams_block_id ON public.search_grams USING btree (block_id)
 -- Name: search_grams_found; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX search_grams_found ON public.search_grams USING gin (array_to_tsvector(string_to_array(grams, '
-'::text))) WITH (fastupdate=off);
+CREATE INDEX search_grams_found ON public.search_grams USING gin (public.search_lexemes(grams)) WITH (fastupdate=off);
+ALTER INDEX public.search_grams_found ALTER COLUMN 1 SET STATISTICS 0;
 
 --
 -- Name: sessions_ended; Type: INDEX; Schema: public; Owner: -

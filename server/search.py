@@ -112,6 +112,8 @@ class Walk:
     _bound: int = BOTTOM  # as far back as they are of interest
     _edge: Key | None = None  # the new place after them, where that is farther back than the last of them
     _chunk: int = 1
+    _looked: int = 0  # blocks, and messages found in them: what is to be expected of the next
+    _found: int = 0
     _months: int = 0  # of the next window; 0: the walk has not begun
     _windows: int = WINDOWS
     _left: int = BLOCKS
@@ -131,16 +133,23 @@ class Walk:
         found = await self._hits(db, chosen, size)
         self.looks -= len(found)
         self._left -= len(chosen)
+        self._looked, self._found = self._looked + len(chosen), self._found + len(found)
         if len(found) == size:
             self.here = found[-1]
             self._blocks = [block for block in self._blocks if _key(block) < self.here]
         else:
             self._blocks = self._blocks[len(chosen) :]
-            self._chunk = min(self._chunk * 2, CHUNK)
+            self._chunk = self._enough(size - len(found))
             self._back_to(max(_key(chosen[-1]), (self._bound, 0, 0)))
         if not self._blocks and self._edge is not None:
             self._back_to(self._edge)
         return found
+
+    def _enough(self, missing: int) -> int:
+        """How many blocks to look into next: as would fill the page if they were like those before."""
+        if not self._found:
+            return min(self._chunk * 2, CHUNK)
+        return max(1, min(-(-missing * self._looked // self._found), CHUNK))
 
     def _back_to(self, place: Key) -> None:
         self.here = min(self.here, place)
@@ -162,7 +171,7 @@ class Walk:
             self.ended = True
             return
         months, first = _window(min(beginning[0]["last_at"], at), self._months)
-        self._months, self._windows = min(self._months * 2, MONTHS), self._windows - 1
+        self._months, self._windows = min(self._months * 4, MONTHS), self._windows - 1
         self._bound = max(first, self.low_at)
         asked = [*grams.lexemes_of(self.parts), _any(months), _any(self.facets)]
         if self.author_id is not None:

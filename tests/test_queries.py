@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from server.base.db import FETCH, KEYS, QUERIES, ROOT, Block, all_blocks, blocks, used
-from server.ops.explain import Mode, fill, plan
+from server.ops.explain import OTHERWISE, Mode, fill, plan
 from server.routes import ROUTES
 from tests.client import NUMBERS
 from tests.conftest import PROCESS, Backing
@@ -160,6 +160,27 @@ def bounded(block: Block, found: list[dict[str, Any]]) -> None:
             if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
         )
         assert rows <= 210, f"{block.where} read {rows} rows of {table}"
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", ["search.mine", "threads.mine"])
+async def test_what_goes_through_ones_own_threads_passes_by_those_of_contacts(
+    town: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, name: str, mode: Mode
+) -> None:
+    """Person 100 is of the staff, and a member where they have answered."""
+    (block,) = [block for block in BLOCKS if block.name == name]
+    monkeypatch.setitem(OTHERWISE, name, {**OTHERWISE.get(name, {}), "user_id": 100})
+    own, entered = await town.fetchrow(
+        """SELECT count(*) FILTER (WHERE joined_rev > 0), count(*) FILTER (WHERE joined_rev = 0)
+           FROM memberships WHERE user_id = 100 AND left_rev IS NULL"""
+    )
+    found = list(nodes(await plan(town, block, mode, analyze=True)))
+    rows = sum(
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        for node in found
+        if node.get("Relation Name") == "memberships"
+    )
+    assert rows <= 10 * own < entered  # some are asked for their JSON too
 
 
 async def test_whoever_is_named_is_looked_up_and_the_members_are_not_read(town: asyncpg.Connection) -> None:

@@ -587,6 +587,31 @@ def needle(dice: random.Random, texts: list[str]) -> tuple[str, ...]:
             return found
 
 
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_the_index_is_asked_however_small_what_it_leads_to_seems(log: Log, mode: str) -> None:
+    """The rows are narrow: to read them all would seem cheap, and make the lexemes of each anew."""
+    place = await log.thread("contact")
+    for n in range(60):
+        await log.say(place, 3, f"sparrow {n}", EPOCH + timedelta(hours=n))
+    await catch_up(log.conn)
+    await log.conn.execute("ANALYZE search_blocks, search_grams")
+    block = search.likely.block  # type: ignore[attr-defined]
+    await log.conn.execute(f"SET plan_cache_mode = {mode}")
+    await log.conn.execute(f"PREPARE likely AS {block.text}")
+    rows = await log.conn.fetch("EXPLAIN EXECUTE likely (1, 1, 1, '''spar''', 350)")
+    assert "Bitmap Index Scan on search_grams_found" in "\n".join(row[0] for row in rows)
+
+
+def test_as_many_blocks_are_looked_into_as_a_page_seems_to_need() -> None:
+    walk = search.Walk(("wagtail",))
+    walk._chunk = 2
+    assert walk._enough(20) == 4, "nothing found: twice as many"
+    walk._looked, walk._found = 4, 2
+    assert (walk._enough(3), walk._enough(20)) == (6, search.CHUNK)
+    walk._found = 400
+    assert walk._enough(20) == 1
+
+
 # ---- the indexer -------------------------------------------------------------------------------
 
 

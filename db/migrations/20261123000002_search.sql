@@ -1,8 +1,8 @@
 -- migrate:up
 
 -- What messages are found by. The workers keep it, after the commits (live/indexer.py); nothing that sends waits for it.
--- Locks: none that lasts. What was said before is indexed from the first start on, the oldest first; of a large database
--- `bobbin search rebuild` is faster.
+-- Locks: memberships against writing, while an index of it is made (seconds for a million). What was said before is indexed
+-- from the first start on, the oldest first; of a large database `bobbin search rebuild` is faster.
 
 -- Messages in order of (at, thread_id, seq), at most 1,024 to a block; the blocks share no stretch of that order, as the
 -- leaves of a B-tree. at: createdAt in microseconds. text: all texts as grams.fold makes them, with \x01 between them.
@@ -32,9 +32,16 @@ CREATE TABLE search_grams (
     grams    text NOT NULL
 ) WITH (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX search_grams_block_id ON search_grams (block_id);  -- indexer.ungram
+-- The rows of the table are narrow, and to look at them all would seem cheap, would this not say what it costs.
+CREATE FUNCTION search_lexemes(grams text) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 100000 AS $$
+BEGIN
+    RETURN array_to_tsvector(string_to_array(grams, E'\n'));
+END $$;
 -- Without a list of pending entries, which every search would read: only the indexer writes.
-CREATE INDEX search_grams_found ON search_grams  -- search.likely
-    USING gin (array_to_tsvector(string_to_array(grams, E'\n'))) WITH (fastupdate = off);
+CREATE INDEX search_grams_found ON search_grams USING gin (search_lexemes(grams)) WITH (fastupdate = off);  -- search.likely
+-- ANALYZE would make the lexemes of all blocks, for numbers that nothing asks for.
+ALTER INDEX search_grams_found ALTER COLUMN 1 SET STATISTICS 0;
 
 -- One row: what the indexer has seen, as the cursor of a user stream (see merged.sql). Who holds it is the indexer.
 CREATE TABLE search_place (
@@ -61,6 +68,12 @@ CREATE UNLOGGED TABLE search_todo (
     CONSTRAINT search_todo_pkey PRIMARY KEY (at, thread_id, seq)
 );
 
+-- Whoever is of the staff gets a membership in each contact thread in which they do something, with a joined_rev of 0. What
+-- goes through somebody's other threads need not pass by these: search.mine, threads.mine.
+CREATE INDEX memberships_own ON memberships (user_id, thread_id) WHERE left_rev IS NULL AND joined_rev > 0;
+
 -- migrate:down
 
+DROP INDEX memberships_own;
 DROP TABLE search_todo, search_late, search_place, search_grams, search_blocks;
+DROP FUNCTION search_lexemes;

@@ -58,7 +58,9 @@ FROM (
 SELECT x.indrelid::regclass::text AS of, x.indexrelid::regclass::text AS index,
     CASE WHEN c.oid IS NULL THEN format('DROP INDEX %s', x.indexrelid::regclass)
         ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', x.indrelid::regclass, c.conname) END AS take,
-    CASE WHEN c.oid IS NULL THEN pg_get_indexdef(x.indexrelid)
+    CASE WHEN c.oid IS NULL THEN pg_get_indexdef(x.indexrelid) || coalesce((
+            SELECT string_agg(format('; ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', a.attrelid::regclass, attnum, attstattarget), '')
+            FROM pg_attribute a WHERE a.attrelid = x.indexrelid AND a.attstattarget >= 0), '')
         ELSE format('ALTER TABLE %s ADD CONSTRAINT %I %s', x.indrelid::regclass, c.conname, pg_get_constraintdef(c.oid)) END AS make
 FROM pg_index x
 LEFT JOIN pg_constraint c ON c.conindid = x.indexrelid AND c.contype IN ('p', 'u')

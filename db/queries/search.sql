@@ -12,15 +12,15 @@
 SELECT set_config('plan_cache_mode', 'force_generic_plan', true);
 
 -- name: mine :one
--- The threads that somebody is in, at most size + 1, without those of contacts if the person is of the staff, who see them all.
+-- The threads that somebody is in, at most size + 1, without those of contacts, and whether they are of the staff, who see
+-- all of these.
 -- params: user_id, size
 -- route:  GET /api/search (hot)
--- plan:   users_pkey, memberships_mine, threads_pkey; at most size + 1 rows
+-- plan:   users_pkey, memberships_own; at most size + 1 rows
 SELECT u.role <> 'member' AND u.deactivated_at IS NULL AS staff, ARRAY(
     SELECT m.thread_id
     FROM memberships m
-    CROSS JOIN LATERAL (SELECT t.kind FROM threads t WHERE t.id = m.thread_id OFFSET 0) t
-    WHERE m.user_id = u.id AND m.left_rev IS NULL AND (u.role = 'member' OR t.kind <> 'contact')
+    WHERE m.user_id = u.id AND m.left_rev IS NULL AND m.joined_rev > 0  -- 0: in a thread of a contact
     LIMIT :size::int + 1) AS thread_ids
 FROM users u
 WHERE u.id = :user_id;
@@ -53,7 +53,7 @@ LIMIT :size;
 SELECT b.id, b.at, b.thread_id, b.seq
 FROM (
     SELECT DISTINCT g.block_id FROM search_grams g
-    WHERE array_to_tsvector(string_to_array(g.grams, E'\n')) @@ :wanted::text::tsquery OFFSET 0) g
+    WHERE search_lexemes(g.grams) @@ :wanted::text::tsquery OFFSET 0) g
 CROSS JOIN LATERAL (SELECT * FROM search_blocks WHERE id = g.block_id OFFSET 0) b
 WHERE (b.at, b.thread_id, b.seq) < (:at, :thread_id, :seq)
 ORDER BY b.at DESC, b.thread_id DESC, b.seq DESC
@@ -61,21 +61,31 @@ LIMIT :size;
 
 -- name: hits :many
 -- Messages of these blocks that have a part and all others, between two places, the newest first; of these threads and this
--- author, if any.
+-- author, if any. The text of a block is cut at the part: the marks before a cut tell in which message it is, so that the
+-- many without it are not taken apart. [:] reads an array once, and not once for each of its elements.
 -- params: ids (bigint[]), part (folded, as all), parts (text[]), low_at, at, thread_id, seq (exclusive), thread_ids (bigint[]),
 --         author_id, size
 -- route:  GET /api/search (hot)
 -- route:  GET /api/conversations
 -- plan:   search_blocks_pkey; these blocks
 SELECT m.at, m.thread_id, m.seq
-FROM (SELECT * FROM search_blocks WHERE id = ANY(:ids::bigint[]) AND strpos(text, :part) > 0 OFFSET 0) b
-CROSS JOIN LATERAL unnest(b.ats, b.thread_ids, b.seqs, b.author_ids, string_to_array(b.text, E'\x01'))
-    AS m (at, thread_id, seq, author_id, text)
-WHERE strpos(m.text, :part) > 0 AND m.at >= :low_at AND (m.at, m.thread_id, m.seq) < (:at::bigint, :thread_id::bigint, :seq::bigint)
+FROM (
+    SELECT b.cuts, b.ats[:] AS ats, b.thread_ids[:] AS thread_ids, b.seqs[:] AS seqs,
+        CASE WHEN :author_id::bigint IS NOT NULL THEN b.author_ids[:] END AS author_ids,
+        CASE WHEN cardinality(:parts::text[]) > 0 THEN string_to_array(b.text, E'\x01') END AS texts
+    FROM (SELECT *, string_to_array(text, :part) AS cuts FROM search_blocks WHERE id = ANY(:ids::bigint[]) OFFSET 0) b
+    WHERE cardinality(b.cuts) > 1 OFFSET 0) b
+CROSS JOIN LATERAL (
+    SELECT DISTINCT 1 + sum(octet_length(c.cut) - octet_length(replace(c.cut, E'\x01', ''))) OVER (ORDER BY c.i)::int AS n
+    FROM unnest(b.cuts) WITH ORDINALITY AS c (cut, i)
+    WHERE c.i < cardinality(b.cuts) OFFSET 0) hit
+CROSS JOIN LATERAL (
+    SELECT b.ats[hit.n] AS at, b.thread_ids[hit.n] AS thread_id, b.seqs[hit.n] AS seq OFFSET 0) m
+WHERE m.at >= :low_at AND (m.at, m.thread_id, m.seq) < (:at::bigint, :thread_id::bigint, :seq::bigint)
     AND (:thread_ids::bigint[] IS NULL OR m.thread_id = ANY(:thread_ids))
-    AND (:author_id::bigint IS NULL OR m.author_id = :author_id)
+    AND (:author_id::bigint IS NULL OR b.author_ids[hit.n] = :author_id)
     AND (cardinality(:parts::text[]) = 0 OR NOT EXISTS (
-        SELECT FROM unnest(:parts::text[]) AS more (part) WHERE strpos(m.text, more.part) = 0))
+        SELECT FROM unnest(:parts::text[]) AS more (part) WHERE strpos(b.texts[hit.n], more.part) = 0))
 ORDER BY m.at DESC, m.thread_id DESC, m.seq DESC
 LIMIT :size;
 

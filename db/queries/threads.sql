@@ -9,11 +9,12 @@
 -- params: user_id, search (part of the title, or null), kind (or null), unread (true: only those with unread),
 --         archived (true: only those that are, false: only the others), before_at (timestamptz), before_id (where the last page ended, exclusive), size (1 to 100)
 -- route:  GET /api/threads (hot: each start of a client)
--- plan:   memberships_mine; in proportion to one's own threads; of deleted messages their counters
+-- plan:   memberships_own; in proportion to one's own threads; of deleted messages their counters
 WITH page AS (
     SELECT d.thread_id, coalesce(d.last_message_at, d.created_at) AS active_at
     FROM own_doors d
-    WHERE d.user_id = :user_id AND d.archived = :archived AND d.kind <> 'contact'  -- these: inbox.sql
+    WHERE d.user_id = :user_id AND d.archived = :archived
+        AND d.joined_rev > 0 AND d.kind <> 'contact'  -- 0: in those of contacts, and of them inbox.sql tells
         AND (:kind::text IS NULL OR d.kind = :kind)
         AND (:search::text IS NULL OR strpos(lower(d.title), lower(:search)) > 0)
         AND (coalesce(d.last_message_at, d.created_at), d.thread_id) < (:before_at::timestamptz, :before_id::bigint)
