@@ -634,8 +634,20 @@ def _contact(row: asyncpg.Record, *, name: str, phone_number: str | None) -> str
 async def _write(
     ctx: Any, there: asyncpg.Record | None, number: str, body: Inbound, once: dict[str, Any]
 ) -> Taken | None:
-    """In one transaction: the contact, their name, the message and its id. None when it must begin anew."""
+    """In one transaction: the contact, the message and its id. None when it must begin anew.
+
+    Another name comes before, by itself: it holds the contact and wants the head, which whoever sends holds in the end.
+    """
     renamed = None
+    if there is not None and body.name is not None and there["name"] == number != body.name:
+        renamed = await contacts.change(
+            ctx.db, contact_id=there["id"], given=["name"], name=body.name,
+            phone_number=None, email=None, external_id=None, notes=None,
+        )  # fmt: skip
+        if renamed is None:
+            return None
+        if renamed["rev"] is not None:
+            ctx.bus.ring(there["thread_id"], renamed["rev"])
     async with ctx.db.acquire() as conn, conn.transaction():
         contact = there
         if contact is None:
@@ -644,15 +656,7 @@ async def _write(
             )
             if contact is None:
                 return None
-        name = (body.name or number) if there is None else there["name"]
-        if there is not None and body.name is not None and there["name"] == number != body.name:
-            renamed = await contacts.change(
-                conn, contact_id=there["id"], given=["name"], name=body.name,
-                phone_number=None, email=None, external_id=None, notes=None,
-            )  # fmt: skip
-            if renamed is None:
-                return None
-            name = body.name
+        name = there["name"] if there is not None and renamed is None else body.name or number
         thread_id = contact["thread_id"]
         row = await messages.send(
             conn,
@@ -668,8 +672,6 @@ async def _write(
             return None  # deleted since
         if body.externalId is not None:
             await hand_in(conn, **once, thread_id=thread_id, seq=row["seq"])
-    if renamed is not None and renamed["rev"] is not None:
-        ctx.bus.ring(thread_id, renamed["rev"])
     messages.ring(ctx, contact["id"], thread_id, row)
     told = _contact(contact, name=name, phone_number=number)
     return Taken(row["message"], told, created=there is None)

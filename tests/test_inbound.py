@@ -9,7 +9,7 @@ import redis.asyncio as redis
 
 from tests.client import LIMIT_SECONDS, NUMBERS, Api, Person
 from tests.conftest import Backing, Cast, key_of
-from tests.rules import dense, ok, refused
+from tests.rules import dense, ok, refused, waits_for_a_lock
 
 INBOUND = "/api/inbound"
 
@@ -151,6 +151,21 @@ async def test_a_name_takes_the_place_of_a_number_and_of_no_name(api: Api, bot: 
         assert (message.name, message.data["author"]["name"]) == ("message", "Carla")
     assert await name(name="Somebody else") == ("Carla", "Carla")
     assert await name() == ("Carla", "Carla")
+
+
+async def test_whoever_renames_a_contact_waits_for_no_sender_with_the_head_in_hand(
+    api: Api, bot: Person, db: asyncpg.Pool
+) -> None:
+    phone_number = number()
+    thread = ok(await api.post(INBOUND, said(phone_number), as_=bot), 201)["contact"]["threadId"]
+    async with db.acquire() as conn, conn.transaction():
+        # As a send by another worker does: first the membership, then the head.
+        await conn.execute("SELECT FROM memberships WHERE thread_id = $1 FOR NO KEY UPDATE", thread)
+        second = asyncio.ensure_future(api.post(INBOUND, said(phone_number, name="Carla"), as_=bot))
+        await waits_for_a_lock(db, "messages.send")
+        await conn.execute("SELECT FROM thread_heads WHERE thread_id = $1 FOR UPDATE NOWAIT", thread)
+    found = ok(await second, 201)
+    assert (found["contact"]["name"], found["message"]["seq"]) == ("Carla", 2)
 
 
 async def test_a_contact_that_is_gone_is_another_one_when_the_number_writes_again(
