@@ -718,11 +718,13 @@ END $$;
 
 CREATE FUNCTION public.tally_day(at timestamp with time zone, state text, more bigint) RETURNS void
     LANGUAGE plpgsql
-    AS $$ DECLARE mine bigint;
+    AS $$ DECLARE mine bigint; had bigint;
 BEGIN
-    SELECT d.id INTO mine FROM conversation_days d
+    SELECT d.id, d.count INTO mine, had FROM conversation_days d
     WHERE d.day = conversation_day(at) AND d.status = state LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
-    IF FOUND THEN
+    IF FOUND AND had + more = 0 THEN
+        DELETE FROM conversation_days d WHERE d.id = mine;
+    ELSIF FOUND THEN
         UPDATE conversation_days d SET count = d.count + more WHERE d.id = mine;
     ELSE
         INSERT INTO conversation_days (day, status, count) VALUES (conversation_day(at), state, more);
@@ -889,7 +891,7 @@ CREATE TABLE public.conversation_days (
     status text NOT NULL,
     count bigint NOT NULL
 )
-WITH (fillfactor='50');
+WITH (fillfactor='50', autovacuum_vacuum_threshold='50', autovacuum_vacuum_scale_factor='0');
 
 --
 -- Name: conversation_days_id_seq; Type: SEQUENCE; Schema: public; Owner: -
@@ -1325,7 +1327,9 @@ CREATE TABLE public.search_blocks (
     seqs bigint[] NOT NULL,
     author_ids bigint[] NOT NULL,
     text text NOT NULL,
-    loose integer DEFAULT 0 NOT NULL
+    loose integer DEFAULT 0 NOT NULL,
+    stale integer DEFAULT 0 NOT NULL,
+    tidy_at timestamp with time zone
 )
 WITH (toast_tuple_target='128', fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY public.search_blocks ALTER COLUMN ats SET STORAGE EXTERNAL;
@@ -1441,7 +1445,7 @@ CREATE TABLE public.tallies (
     shard smallint NOT NULL,
     count bigint NOT NULL
 )
-WITH (fillfactor='50');
+WITH (fillfactor='50', autovacuum_vacuum_threshold='50', autovacuum_vacuum_scale_factor='0');
 
 --
 -- Name: threads_id_seq; Type: SEQUENCE; Schema: public; Owner: -
@@ -1813,7 +1817,7 @@ CREATE INDEX contacts_by_name ON public.contacts USING btree (lower(name), id) I
 -- Name: contacts_by_part; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX contacts_by_part ON public.contacts USING gin (public.contact_grams(name, phone_number, email)) WHERE (deleted_at IS NULL);
+CREATE INDEX contacts_by_part ON public.contacts USING gin (public.contact_grams(name, phone_number, email)) WITH (fastupdate=off) WHERE (deleted_at IS NULL);
 
 --
 -- Name: contacts_external_id_key; Type: INDEX; Schema: public; Owner: -
@@ -1924,10 +1928,10 @@ CREATE INDEX messages_deleted ON public.messages USING btree (thread_id, seq) WH
 CREATE UNIQUE INDEX search_blocks_in_order ON public.search_blocks USING btree (at, thread_id, seq);
 
 --
--- Name: search_blocks_loose; Type: INDEX; Schema: public; Owner: -
+-- Name: search_blocks_untidy; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX search_blocks_loose ON public.search_blocks USING btree (id) WHERE (loose > 0);
+CREATE INDEX search_blocks_untidy ON public.search_blocks USING btree (tidy_at) WHERE (tidy_at IS NOT NULL);
 
 --
 -- Name: search_grams_block_id; Type: INDEX; Schema: public; Owner: -

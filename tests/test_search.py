@@ -1,24 +1,26 @@
 """Search finds what a look at every message would find, and nothing else, whoever asks and whatever has happened."""
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
 
-from server import grams, search
+from server import grams, inbox, search
 from server.base.db import Connections, open_pool
 from server.grams import Entry
 from server.live import indexer
-from server.ops import reindex
+from server.ops import archive, reindex
 from tests.client import LIMIT_SECONDS, Api, Person
 from tests.conftest import Cast
-from tests.rules import ok, refused
+from tests.rules import ok, refused, waits_for_a_lock
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 PLACES = """SELECT (SELECT count(*) FROM search_late) + (
@@ -566,6 +568,7 @@ async def test_search_equals_a_look_at_every_message(log: Log, seed: int) -> Non
                 only,
             )
             hits += len(expected)
+    await log.conn.execute("UPDATE search_blocks SET tidy_at = clock_timestamp() WHERE loose > 0")
     while await log.conn.fetchval("SELECT count(*) FROM search_blocks WHERE loose > 0"):
         await indexer.tidy(log.conn)
     await sound(log)
@@ -749,6 +752,98 @@ async def test_what_is_archived_leaves_the_index_when_it_is_put_aside(log: Log) 
     await catch_up(log.conn)
     place.said = place.said[20:]
     await sound(log)
+
+
+async def test_a_block_is_tidied_up_when_enough_has_left_it_or_after_a_day(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LOOSE", 64), ("STALE", 3)):
+        monkeypatch.setattr(indexer, name, value)
+    await log.person(1)
+    place = await log.thread("channel")
+    await log.join(place, 1)
+    for n in range(40):
+        await log.say(place, 1, f"skua{n:02}", EPOCH + timedelta(hours=n))
+    await catch_up(log.conn)
+
+    async def kept(n: int) -> bool:
+        """Whether a block is found by it."""
+        found: bool = await log.conn.fetchval(
+            "SELECT EXISTS (SELECT FROM search_grams WHERE grams LIKE $1)", f"%ua{n:02}%"
+        )
+        return found
+
+    async def delete(n: int) -> None:
+        await log.delete(place, place.said[n])
+        await catch_up(log.conn)
+        await indexer.tidy(log.conn)
+
+    await delete(0)
+    await delete(1)
+    assert await kept(0) and await kept(1)
+    await delete(2)
+    assert not await kept(0) and not await kept(1) and not await kept(2) and await kept(3)
+    await delete(20)
+    assert await kept(20)
+    await log.conn.execute("UPDATE search_blocks SET tidy_at = tidy_at - interval '1 day'")
+    await indexer.tidy(log.conn)
+    assert not await kept(20) and await kept(21)
+    await sound(log)
+
+
+async def test_an_idle_server_takes_no_transaction_ids(log: Log, db_url: str) -> None:
+    await log.person(1)
+    place = await log.thread("channel")
+    await log.join(place, 1)
+    for n in range(20):
+        await log.say(place, 1, f"dunlin {n}", EPOCH + timedelta(hours=n))
+    ids = "SELECT pg_current_xact_id_if_assigned()::text"
+    async with asyncpg.create_pool(db_url, min_size=1, max_size=1) as pool, pool.acquire() as conn:
+        held: Any = SimpleNamespace(acquire=lambda: contextlib.nullcontext(conn))
+        async with conn.transaction():
+            worker = indexer.Indexer(held)
+            await worker.round()
+            assert await conn.fetchval(ids), "work takes one"
+        while await worker.round():
+            pass
+        async with conn.transaction():
+            assert await indexer.Indexer(held).round() is False
+            assert await inbox.wake(conn) == []
+            assert await conn.fetchval(ids) is None
+    await sound(log)
+
+
+@pytest.mark.parametrize("first", ["indexer", "restore"])
+async def test_what_comes_back_while_its_going_is_taken_in_is_found_again(
+    log: Log, db_url: str, first: str
+) -> None:
+    await log.person(1)
+    place = await log.thread("channel")
+    await log.join(place, 1)
+    for n in range(40):
+        await log.say(place, 1, f"petrel {n}", EPOCH + timedelta(hours=n))
+    await catch_up(log.conn)
+    line = await log.conn.fetchval("SELECT row_to_json(m)::text FROM messages m WHERE seq = 1")
+    stretch: dict[str, list[int]] = {"thread_ids": [place.id], "lows": [0], "highs": [1]}
+    assert await archive.take(log.conn, **stretch, revs=[place.rev]) == 1
+    async with asyncpg.create_pool(db_url, min_size=1, max_size=2) as pool, pool.acquire() as other:
+        restoring = other.transaction()
+        await restoring.start()
+        if first == "restore":
+            assert await archive.put_messages(other, lines=[line]) == 1
+            while await indexer.take_late(log.conn):
+                pass  # the message is not yet to be seen
+            await restoring.commit()
+        else:
+            async with log.conn.transaction():
+                assert await indexer.take_late(log.conn)
+                back = asyncio.ensure_future(archive.put_messages(other, lines=[line]))
+                await waits_for_a_lock(pool, "archive.put_messages")
+            assert await back == 1
+            await restoring.commit()
+    await catch_up(log.conn)
+    await sound(log)
+    assert await searched(log.conn, 1, ("petrel",), 20) == log.naive(1, False, ("petrel",))
 
 
 async def test_the_longest_messages_in_the_widest_script_fit(

@@ -38,17 +38,19 @@ CREATE TABLE conversation_days (
     day    date NOT NULL,
     status text NOT NULL,
     count  bigint NOT NULL
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0);
 CREATE INDEX conversation_days_by_day ON conversation_days (day, status);  -- inbox.latest
 
 CREATE FUNCTION conversation_day(last_at timestamptz) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT timezone('UTC', last_at)::date $$;
 CREATE FUNCTION tally_day(at timestamptz, state text, more bigint) RETURNS void LANGUAGE plpgsql AS
-$$ DECLARE mine bigint;
+$$ DECLARE mine bigint; had bigint;
 BEGIN
-    SELECT d.id INTO mine FROM conversation_days d
+    SELECT d.id, d.count INTO mine, had FROM conversation_days d
     WHERE d.day = conversation_day(at) AND d.status = state LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
-    IF FOUND THEN
+    IF FOUND AND had + more = 0 THEN
+        DELETE FROM conversation_days d WHERE d.id = mine;
+    ELSIF FOUND THEN
         UPDATE conversation_days d SET count = d.count + more WHERE d.id = mine;
     ELSE
         INSERT INTO conversation_days (day, status, count) VALUES (conversation_day(at), state, more);

@@ -121,7 +121,7 @@ CROSS JOIN LATERAL (
 -- cli:    bobbin archive
 -- job:    retention
 -- plan:   messages_pkey, mentions_pkey, pins_pkey; those rows alone
--- locks:  these messages: who would change one waits, and then finds it gone
+-- locks:  these messages: who would change one waits, and then finds it gone; and their rows of search_late
 WITH stretch AS MATERIALIZED (
     SELECT s.* FROM unnest(:thread_ids::bigint[], :lows::bigint[], :highs::bigint[], :revs::bigint[])
         AS s (thread_id, low, high, rev)
@@ -138,7 +138,7 @@ WITH stretch AS MATERIALIZED (
     -- The index of the search looks at them again, finds them gone, and lets go of their texts.
     INSERT INTO search_late (at, thread_id, seq)
     SELECT (extract(epoch FROM created_at) * 1000000)::bigint, thread_id, seq FROM gone
-    ON CONFLICT DO NOTHING
+    ON CONFLICT ON CONSTRAINT search_late_pkey DO UPDATE SET seq = excluded.seq  -- see put_messages
 ), unmentioned AS (
     DELETE FROM mentions n
     WHERE n.ctid = ANY(ARRAY(
@@ -309,15 +309,17 @@ ON CONFLICT DO NOTHING;
 -- params: lines
 -- cli:    bobbin archive restore
 -- plan:   none
--- locks:  the new rows
+-- locks:  the new rows, and those of search_late
 WITH put AS (
     INSERT INTO messages
     SELECT r.* FROM unnest(:lines::text[]) line CROSS JOIN LATERAL json_populate_record(NULL::messages, line::json) r
     RETURNING thread_id, seq, created_at, mentions
 ), listed AS (
+    -- One that is there is held until the commit, so that the indexer passes it by; if it is just taking it, this waits for
+    -- that, and puts it there anew. Else it could be done with before the message is there to be seen.
     INSERT INTO search_late (at, thread_id, seq)
     SELECT (extract(epoch FROM created_at) * 1000000)::bigint, thread_id, seq FROM put
-    ON CONFLICT DO NOTHING
+    ON CONFLICT ON CONSTRAINT search_late_pkey DO UPDATE SET seq = excluded.seq
 ), mention AS (
     INSERT INTO mentions (thread_id, user_id, seq) SELECT thread_id, unnest(mentions), seq FROM put
     ON CONFLICT DO NOTHING
@@ -330,7 +332,7 @@ SELECT count(*) FROM put;
 -- params: thread_ids, lows, highs
 -- cli:    bobbin archive restore
 -- plan:   thread_heads_pkey, archives_pkey; one row each
--- locks:  the heads, in the order of their ids, until the commit that follows at once
+-- locks:  the heads, in the order of their ids, until the commit that follows at once; waits half a second for them at most
 WITH stretch AS MATERIALIZED (
     SELECT s.* FROM unnest(:thread_ids::bigint[], :lows::bigint[], :highs::bigint[]) AS s (thread_id, low, high)
 ), held AS MATERIALIZED (

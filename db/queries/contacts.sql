@@ -150,7 +150,7 @@ SELECT least((SELECT count(*) FROM found), 1000) AS total, (SELECT count(*) FROM
 -- params: contact_id, given (text[]: the fields that are, as the API calls them), name, phone_number, email, external_id, notes
 -- route:  PATCH /api/contacts/<contact_id:id>
 -- plan:   contacts_pkey, users_pkey, threads_pkey, thread_heads_pkey; one row each
--- locks:  the contact, its account, its thread, the head
+-- locks:  the contact, the head of its thread, then the thread and the account: not after a send in one transaction
 WITH old AS (
     -- Before all else, so that two changes, or a change and a deletion, meet here.
     SELECT c.* FROM contacts c WHERE c.id = :contact_id AND c.deleted_at IS NULL FOR NO KEY UPDATE
@@ -276,7 +276,7 @@ SELECT id FROM line ORDER BY n;
 --         notes (text[]; all of one length)
 -- route:  POST /api/contacts/import
 -- plan:   contacts_pkey, users_pkey, threads_pkey, thread_heads_pkey; one row each for each contact
--- locks:  the contacts, by id, then their accounts, threads and heads
+-- locks:  the contacts, by id, then the heads, threads and accounts of those that are another now, in no order
 WITH line AS MATERIALIZED (
     SELECT l.*
     FROM unnest(:contact_ids::bigint[], :names::text[], :phone_numbers::text[], :emails::text[], :external_ids::text[],

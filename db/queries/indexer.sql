@@ -12,10 +12,12 @@ SELECT place, set_config('idle_in_transaction_session_timeout', '15s', true) AS 
 FROM search_place WHERE one FOR UPDATE SKIP LOCKED;
 
 -- name: waits :one
--- When the place last moved, and whether anything has been committed since it: what can be known while another is at work.
+-- When the place last moved, whether anything has been committed since it (or it is one of another cluster), and whether
+-- anything is late: what can be known without a lock, while another is at work, and without a transaction id.
 -- params:
--- job:    indexer: after a round in which another one was at work
--- plan:   search_place: its one row; changes_by_xid, one row of each transaction that was under way, and of all since
+-- job:    indexer: before each round, and after one in which another one was at work (hot)
+-- plan:   search_place: its one row; changes_by_xid, one row of each transaction that was under way, and of all since;
+--         search_late_pkey, one row
 WITH seen AS MATERIALIZED (
     SELECT place::pg_snapshot AS place, moved_at FROM search_place WHERE one
 ), since AS MATERIALIZED (
@@ -26,7 +28,9 @@ WITH seen AS MATERIALIZED (
 )
 SELECT moved_at, EXISTS (
     SELECT FROM since
-    CROSS JOIN LATERAL (SELECT FROM changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT 1) c) AS any
+    CROSS JOIN LATERAL (SELECT FROM changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT 1) c) AS any,
+    pg_snapshot_xmax(place)::text::bigint > pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS foreign_place,
+    (SELECT l.at FROM search_late l ORDER BY l.at, l.thread_id, l.seq LIMIT 1) IS NOT NULL AS late
 FROM seen;
 
 -- name: fresh :many
@@ -113,14 +117,18 @@ VALUES (:at, :thread_id, :seq, :ats, :thread_ids, :seqs, :author_ids, :text)
 RETURNING id;
 
 -- name: remake :exec
--- Another content of a block; loose: how often since its grams were made.
--- params: id, at, thread_id, seq, ats, thread_ids, seqs, author_ids, text, loose
+-- Another content of a block; loose: how often since its grams were made; stale: how many messages have left it or changed
+-- since. Its grams are made again when that is worth it, or after a day.
+-- params: id, at, thread_id, seq, ats, thread_ids, seqs, author_ids, text, loose, stale, enough
 -- job:    indexer (hot)
 -- plan:   search_blocks_pkey; one row
 -- locks:  the block
 UPDATE search_blocks
 SET at = :at, thread_id = :thread_id, seq = :seq, ats = :ats, thread_ids = :thread_ids, seqs = :seqs,
-    author_ids = :author_ids, text = :text, loose = :loose
+    author_ids = :author_ids, text = :text, loose = :loose, stale = :stale, tidy_at = CASE
+        WHEN :loose = 0 THEN NULL
+        WHEN :stale >= :enough::int THEN clock_timestamp()
+        ELSE coalesce(tidy_at, clock_timestamp() + interval '1 day') END
 WHERE id = :id;
 
 -- name: unmake :exec
@@ -166,11 +174,13 @@ SELECT * FROM unnest(:ats::bigint[], :thread_ids::bigint[], :seqs::bigint[])
 ON CONFLICT ON CONSTRAINT search_late_pkey DO NOTHING;
 
 -- name: late :many
--- The first of those that are to be looked at.
+-- The first of those that are to be looked at. One that somebody holds is passed by: its message comes or goes with their
+-- commit (archive.sql).
 -- params: size
 -- job:    indexer (hot)
--- plan:   search_late_pkey; at most size rows
-SELECT at, thread_id, seq FROM search_late ORDER BY at, thread_id, seq LIMIT :size;
+-- plan:   search_late_pkey; at most size rows, and those that are held
+-- locks:  these rows, until they are done with
+SELECT at, thread_id, seq FROM search_late ORDER BY at, thread_id, seq LIMIT :size FOR UPDATE SKIP LOCKED;
 
 -- name: done :exec
 -- These have been looked at.
@@ -183,11 +193,11 @@ USING unnest(:ats::bigint[], :thread_ids::bigint[], :seqs::bigint[]) AS seen (at
 WHERE l.at = seen.at AND l.thread_id = seen.thread_id AND l.seq = seen.seq;
 
 -- name: untidy :value
--- A block that has changed since its grams were made.
+-- A block whose grams are to be made again.
 -- params:
 -- job:    indexer
--- plan:   search_blocks_loose; one row
-SELECT id FROM search_blocks WHERE loose > 0 ORDER BY id LIMIT 1;
+-- plan:   search_blocks_untidy; one row
+SELECT id FROM search_blocks WHERE tidy_at <= now() ORDER BY tidy_at LIMIT 1;
 
 -- name: state :one
 -- What there is: blocks and messages in them, what waits, for how long the oldest change waits (seconds; 0: none does), and

@@ -22,13 +22,14 @@ from server.base.errors import AWAY
 from server.grams import Entry, Key
 from server.live.merged import Place, known
 
-LOOK_SECONDS = 0.25  # between two looks, at least
+LOOK_SECONDS = 0.8  # between two looks, at least: each writes the newest block anew
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 BEHIND_SECONDS = 2.0  # what is promised
 CHANGES = 2000  # taken at once; of one transaction all
 LATE, LATE_BLOCKS = 500, 30  # late messages taken at once, and blocks that they may change
 TIDY_SECONDS = 5.0  # between two blocks that are tidied up: what they are found by takes some 100 ms to write
+STALE = 8  # messages that leave a block or change until it is; else after a day
 LOOSE = 64  # changes of a block until what it is found by is made anew
 MOST_WAITING = 100_000  # changes that the status counts
 ROOM = 1.5  # how much fuller than a new one a block may become
@@ -97,6 +98,8 @@ async def remake(
     author_ids: list[int],
     text: str,
     loose: int,
+    stale: int,
+    enough: int,
 ) -> str: ...
 
 
@@ -204,12 +207,15 @@ class Indexer:
         """Take in what there is, within bounds. Whether more is left; None when another worker does it."""
         self._hinted.clear()
         async with self._db.acquire() as conn:
-            more = await take_new(conn)
-            if more is not False:
-                return more
-            more = await take_late(conn)
-            if more is not False:
-                return more
+            asked = await waits(conn)  # takes nothing: an idle server writes nothing
+            if asked["any"] or asked["foreign_place"]:
+                more = await take_new(conn)
+                if more is not False:
+                    return more
+            if asked["late"] or asked["any"]:
+                more = await take_late(conn)
+                if more is not False:
+                    return more
             if time.monotonic() - self._tidied >= TIDY_SECONDS:
                 self._tidied = time.monotonic()
                 await tidy(conn)
@@ -335,6 +341,8 @@ async def take_late(conn: asyncpg.Connection) -> bool | None:
 
 async def tidy(conn: asyncpg.Connection) -> None:
     """Of a block that has changed, make anew what it is found by: of what was deleted nothing stays."""
+    if await untidy(conn) is None:
+        return
     async with conn.transaction():
         if await hold(conn) is None:
             return
@@ -391,7 +399,8 @@ async def _grow(
 
 async def _mend(conn: asyncpg.Connection, block: asyncpg.Record, changed: dict[Key, Entry | None]) -> None:
     """An older block: what came to it is added to what it is found by."""
-    after, came, left = _merged(_entries(block), changed)
+    entries = _entries(block)
+    after, came, left = _merged(entries, changed)
     if not came and not left:
         return
     chars = sum(len(one.text) for one in after.values())
@@ -399,7 +408,9 @@ async def _mend(conn: asyncpg.Connection, block: asyncpg.Record, changed: dict[K
     if not after or full or block["loose"] >= LOOSE:
         await _anew(conn, block, after)
         return
-    await write(conn, block["id"], grams.Piece([after[key] for key in sorted(after)]), block["loose"] + 1)
+    stale = block["stale"] + sum(key in entries and after.get(key) != entries[key] for key in changed)
+    piece = grams.Piece([after[key] for key in sorted(after)])
+    await write(conn, block["id"], piece, block["loose"] + 1, stale)
     if came:
         await gram(conn, id=block["id"], grams=grams.Piece(came).grams())
 
@@ -415,11 +426,13 @@ async def _anew(conn: asyncpg.Connection, block: asyncpg.Record, after: dict[Key
         await asyncio.sleep(0)
 
 
-async def write(conn: asyncpg.Connection, block_id: int | None, piece: grams.Piece, loose: int = 0) -> int:
+async def write(
+    conn: asyncpg.Connection, block_id: int | None, piece: grams.Piece, loose: int = 0, stale: int = 0
+) -> int:
     """The content of a block, or of a new one; its id."""
     names = ("at", "thread_id", "seq", "ats", "thread_ids", "seqs", "author_ids", "text")
     row = dict(zip(names, piece.row(), strict=True))
     if block_id is None:
         return await make(conn, **row)  # type: ignore[arg-type]
-    await remake(conn, id=block_id, loose=loose, **row)  # type: ignore[arg-type]
+    await remake(conn, id=block_id, loose=loose, stale=stale, enough=STALE, **row)  # type: ignore[arg-type]
     return block_id

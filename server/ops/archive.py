@@ -39,6 +39,7 @@ SWEPT = 2000  # rows that are swept up in one statement
 LINES = 500  # rows that are read, written or put back at once
 FILE_BYTES = 256 * 1024 * 1024  # of one file; then the next is begun
 TRIES = 3  # to archive what somebody changes at the same moment
+BACK_TRIES = 20  # to bring something back: nothing else could be done instead
 WAIT_MS = 500  # for a lock: Postgres ends a deadlock after a second, at the cost of either side
 RUN_SECONDS, FIRST_SECONDS = 3600.0, 300.0  # between two runs of a worker, and before the first
 CLOSE_SECONDS = 2.0  # for the end of what is being written
@@ -577,16 +578,23 @@ async def _back(
             await put(table)
     for name in PUT:
         await put(name)
-    async with conn.transaction():
-        there = await put_messages(conn, lines=said)
-        moved = await retreat(
-            conn,
-            thread_ids=[one.thread_id for one in parts],
-            lows=[one.low for one in parts],
-            highs=[one.high for one in parts],
-        )
-        if there != sum(one.count for one in parts) or moved != len(parts):
-            raise ArchiveError(f"{path}: its block at {at_byte} does not fit this database.")
+    for _ in range(BACK_TRIES):
+        try:
+            async with conn.transaction():
+                there = await put_messages(conn, lines=said)
+                await conn.execute(f"SET LOCAL lock_timeout = {WAIT_MS}")
+                moved = await retreat(
+                    conn,
+                    thread_ids=[one.thread_id for one in parts],
+                    lows=[one.low for one in parts],
+                    highs=[one.high for one in parts],
+                )
+                if there != sum(one.count for one in parts) or moved != len(parts):
+                    raise ArchiveError(f"{path}: its block at {at_byte} does not fit this database.")
+            return
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            continue
+    raise ArchiveError(f"{path}: too much happens in the threads of its block at {at_byte}; try again.")
 
 
 def _check(path: Path, at_byte: int, digest: bytes) -> None:

@@ -159,7 +159,8 @@ SOME_MESSAGES = {
     "thread_ids": [7, 8],
     "seqs": [2000, 2001],
 }
-A_BLOCK = {"id": 7, "seq": 1, **SOME_MESSAGES, "author_ids": [1, 3], "text": "one\x01two", "loose": 1}
+A_BLOCK = {"id": 7, "seq": 1, **SOME_MESSAGES, "author_ids": [1, 3], "text": "one\x01two"}
+A_BLOCK |= {"loose": 1, "stale": 1, "enough": 8}
 # Where a block wants another one: a new account, a member who isn't one yet.
 OTHERWISE: dict[str, dict[str, Any]] = {
     "audit.newest_act": {"act": "session."},

@@ -22,7 +22,7 @@ from server.live import changes
 from server.ops import archive
 from server.ops.archive import ArchiveError, Outcome, Shelf, Stretch
 from server.ops.migrate import MIGRATIONS
-from tests.client import Api
+from tests.client import LIMIT_SECONDS, Api
 from tests.conftest import Backing, Cast
 from tests.live.talk import talk
 from tests.live.wire import wire
@@ -620,6 +620,24 @@ async def test_the_text_of_what_is_archived_leaves_the_index_and_comes_back_with
     await archived.back()
     await until(lambda: settled(4), "and takes them back")
     assert await found() == [4, 3, 2, 1]
+
+
+async def test_who_holds_a_thread_is_not_waited_for_while_it_is_brought_back(
+    api: Api, cast: Cast, db: asyncpg.Pool, archived: Archived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(1, 5):
+        await api.say(cast.team, cast.ada, f"said {n}")
+    await archived.up_to(3)
+    monkeypatch.setattr(archive, "WAIT_MS", 20)
+    monkeypatch.setattr(archive, "BACK_TRIES", 2)
+    async with db.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT FROM thread_heads WHERE thread_id = $1 FOR UPDATE", cast.team)
+        with pytest.raises(archive.ArchiveError, match="try again"):
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await archived.back()
+    assert (await walked(api, cast))[0] == [4]
+    assert (await archived.back())[0] == 3
+    assert (await walked(api, cast))[0] == [1, 2, 3, 4]
 
 
 @pytest.fixture
