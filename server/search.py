@@ -34,7 +34,7 @@ BLOCKS = 350  # looked into by a request
 LOOKS = 300  # messages found, and asked whether they may be seen, by a request
 WINDOWS = 8  # times that the index is asked by a request
 MONTHS = 24  # that it is asked for at once, at most
-INBOX_LOOKS, INBOX_PAGE = 10_000, 500  # of threads_with, which has no pages
+INBOX_LOOKS, INBOX_PAGE = 2_500, 500  # of threads_with, which has no pages
 BOTTOM, CEILING = -(2**63), (TOP, TOP, TOP)
 
 
@@ -64,6 +64,7 @@ async def likely(
 async def hits(
     db: Db,
     *,
+    user_id: int | None,
     ids: list[int],
     part: str,
     parts: list[str],
@@ -103,6 +104,7 @@ class Walk:
     parts: Sequence[str]  # folded, the longest first
     here: Key = CEILING  # what is not before it has been looked at
     low_at: int = BOTTOM
+    user_id: int | None = None  # whose sight bounds what is found; None: who asks looks after that
     thread_ids: list[int] | None = None  # none but these
     facets: list[str] = field(default_factory=list)  # lexemes of which a block has one
     author_id: int | None = None
@@ -186,6 +188,7 @@ class Walk:
         at, thread_id, seq = self.here
         rows = await hits(
             db,
+            user_id=self.user_id,
             ids=[row["id"] for row in blocks],
             part=self.parts[0],
             parts=list(self.parts[1:]),
@@ -234,23 +237,25 @@ async def get_search(request: Request, query: SearchQuery) -> HTTPResponse:
     ctx, me = request.app.ctx, request.ctx.user_id
     filters = (query.threadId, query.authorId, query.from_, query.to, query.hasFile)
     purpose = f"search:{hashlib.sha256(repr((parts, filters)).encode()).hexdigest()}"
-    walk = Walk(parts, author_id=query.authorId)
-    if query.from_ is not None:
-        walk.low_at = grams.micros(query.from_)
-    if query.to is not None:
-        walk.here = (grams.micros(query.to), 0, 0)
+    here = CEILING
     if query.cursor is not None:
         at, thread_id, seq = ctx.cursors.open(purpose, query.cursor, count=3)
-        walk.here = (at, thread_id, seq)
+        here = at, thread_id, seq
+    elif query.to is not None:
+        here = grams.micros(query.to), 0, 0
 
-    async def work(conn: asyncpg.Connection) -> list[tuple[asyncpg.Record, str]]:
+    async def work(conn: asyncpg.Connection) -> tuple[Walk, list[tuple[asyncpg.Record, str]]]:
+        """From the beginning, each time: what a replica has begun, the primary may have to do again."""
+        walk = Walk(parts, here=here, author_id=query.authorId)
+        if query.from_ is not None:
+            walk.low_at = grams.micros(query.from_)
         async with _look(conn):
             await _sight(conn, walk, me, query.threadId)
             if query.hasFile:
                 walk.ended = True  # there are no files yet: issue 6
-            return await _page(conn, walk, me, query.limit)
+            return walk, await _page(conn, walk, me, query.limit)
 
-    found = await ctx.reads.reading(work)
+    walk, found = await ctx.reads.reading(work)
     results = ",".join(
         f'{{"message":{row["message"]},"thread":{row["thread"]},"snippet":{orjson.dumps(told).decode()}}}'
         for row, told in found
@@ -268,7 +273,8 @@ async def _look(conn: asyncpg.Connection) -> AsyncIterator[None]:
 
 
 async def _sight(db: Db, walk: Walk, user_id: int, thread_id: int | None) -> None:
-    """Which threads are searched. What may be seen of them, `tell` decides. Raises NotFound."""
+    """Whose sight bounds the walk, and which threads have anything in it. Raises NotFound."""
+    walk.user_id = user_id
     if thread_id is not None:
         if not await inside(db, user_id=user_id, thread_id=thread_id):
             raise NotFound()
@@ -309,22 +315,23 @@ def _pairs(keys: Sequence[Key]) -> dict[str, list[int]]:
 async def threads_with(db: Any, needle: str, at_most: int = 1001) -> tuple[list[int], bool]:
     """Threads of contacts with a message that has this (read as q of a search), the latest such message first, and
     whether these are all. db: the context of the app, or where to ask."""
-    walk = Walk(grams.parts_of(needle), facets=[f"{MARK}c"], looks=INBOX_LOOKS)
-    found = dict[int, None]()
-    if not walk.parts:
+    parts = grams.parts_of(needle)
+    if not parts:
         return [], True
 
-    async def look(conn: asyncpg.Connection) -> None:
+    async def look(conn: asyncpg.Connection) -> tuple[list[int], bool]:
         async with _look(conn):
-            await work(conn)
+            return await work(conn)
 
-    async def work(conn: Db) -> None:
+    async def work(conn: Db) -> tuple[list[int], bool]:
+        walk, found = Walk(parts, facets=[f"{MARK}c"], looks=INBOX_LOOKS), dict[int, None]()
         while len(found) < at_most and not walk.over:
             keys = await walk.more(conn, INBOX_PAGE)
             if keys:
                 rows = await alive(conn, **_pairs(keys))
-                found.update((row["thread_id"], None) for row in rows if grams.has(row["text"], walk.parts))
+                found.update((row["thread_id"], None) for row in rows if grams.has(row["text"], parts))
+        return list(found)[:at_most], walk.ended and len(found) <= at_most
 
     reads = getattr(db, "reads", db)
-    await (reads.reading(look) if hasattr(reads, "reading") else work(reads))
-    return list(found)[:at_most], walk.ended and len(found) <= at_most
+    found: tuple[list[int], bool] = await (reads.reading(look) if hasattr(reads, "reading") else work(reads))
+    return found

@@ -235,6 +235,32 @@ async def test_only_what_was_said_in_ones_own_time_is_found(api: Api, cast: Cast
     assert await found(api, ben, "otter") == []
 
 
+@pytest.mark.parametrize("only", ["all", "thread"])
+async def test_nothing_tells_whether_what_one_may_not_see_has_the_needle(
+    api: Api, cast: Cast, db: asyncpg.Pool, only: str
+) -> None:
+    """Neither when decoys that one may not see have used up most of the work."""
+    team, ada, ben, mallory = cast.team, cast.ada, cast.ben, cast.mallory
+    await api.say(team, ada, "the code is 7714")
+    for _ in range(4):
+        await api.say(team, ben, "the code is 7713, the code is 7714, the code is 7715")
+    ok(await api.post(f"/api/threads/{team}/members", {"userId": mallory.id}, as_=ada), 201)
+    await api.say(team, ada, "welcome")
+    await indexed(db)
+    told = []
+    for guess in ("code is 7713", "code is 7714"):
+        walk = search.Walk(grams.parts_of(f'"{guess}"'), looks=5)
+        async with db.acquire() as conn, conn.transaction():
+            await search._sight(conn, walk, mallory.id, team if only == "thread" else None)
+            page = await search._page(conn, walk, mallory.id, 20)
+        told.append((page, walk.ended, walk.looks, walk.here))
+    assert told[0] == told[1] and told[0][:3] == ([], True, 5)
+    walk = search.Walk(grams.parts_of("welcome"), looks=5)
+    async with db.acquire() as conn, conn.transaction():
+        await search._sight(conn, walk, mallory.id, None)
+        assert len(await search._page(conn, walk, mallory.id, 20)) == 1 and walk.looks == 4
+
+
 async def test_a_search_is_narrowed_by_thread_author_time_and_file(
     api: Api, cast: Cast, db: asyncpg.Pool
 ) -> None:

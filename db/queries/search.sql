@@ -61,14 +61,17 @@ LIMIT :size;
 
 -- name: hits :many
 -- Messages of these blocks that have a part and all others, between two places, the newest first; of these threads and this
--- author, if any. The text of a block is cut at the part: the marks before a cut tell in which message it is, so that the
+-- author, if any; none that lies outside the sight of user_id (null: whoever asks decides that). What somebody may not see
+-- neither counts nor is a place: else by how much is found one could guess what it says. The text of a block is cut at the part: the marks before a cut tell in which message it is, so that the
 -- many without it are not taken apart. [:] reads an array once, and not once for each of its elements.
--- params: ids (bigint[]), part (folded, as all), parts (text[]), low_at, at, thread_id, seq (exclusive), thread_ids (bigint[]),
---         author_id, size
+-- params: user_id, ids (bigint[]), part (folded, as all), parts (text[]), low_at, at, thread_id, seq (exclusive),
+--         thread_ids (bigint[]), author_id, size
 -- route:  GET /api/search (hot)
 -- route:  GET /api/conversations
--- plan:   search_blocks_pkey; these blocks
-SELECT m.at, m.thread_id, m.seq
+-- plan:   search_blocks_pkey, memberships_open/memberships_mine; these blocks, and a door for each message found in them
+--         until there are size
+SELECT f.at, f.thread_id, f.seq
+FROM (SELECT m.at, m.thread_id, m.seq
 FROM (
     SELECT b.cuts, b.ats[:] AS ats, b.thread_ids[:] AS thread_ids, b.seqs[:] AS seqs,
         CASE WHEN :author_id::bigint IS NOT NULL THEN b.author_ids[:] END AS author_ids,
@@ -86,7 +89,10 @@ WHERE m.at >= :low_at AND (m.at, m.thread_id, m.seq) < (:at::bigint, :thread_id:
     AND (:author_id::bigint IS NULL OR b.author_ids[hit.n] = :author_id)
     AND (cardinality(:parts::text[]) = 0 OR NOT EXISTS (
         SELECT FROM unnest(:parts::text[]) AS more (part) WHERE strpos(b.texts[hit.n], more.part) = 0))
-ORDER BY m.at DESC, m.thread_id DESC, m.seq DESC
+ORDER BY m.at DESC, m.thread_id DESC, m.seq DESC OFFSET 0) f
+WHERE :user_id::bigint IS NULL OR EXISTS (
+    SELECT FROM sights s
+    WHERE s.user_id = :user_id AND s.thread_id = f.thread_id AND f.seq > s.low AND f.seq <= s.high)
 LIMIT :size;
 
 -- name: tell :many

@@ -308,24 +308,28 @@ def moment(value: str, name: str) -> datetime:
 
 
 class Cursors:
-    """Page cursors: a few numbers, sealed, so that a forged or foreign one is told apart.
+    """Page cursors: a few numbers, sealed and hidden.
 
-    purpose binds a cursor to what it pages through, as "messages:asc:7".
+    So a forged or foreign one is told apart, and none tells where a page has ended in what its reader may not see: a
+    search looks through everybody's messages. purpose binds a cursor to what it pages through, as "messages:asc:7".
+    The seal is a MAC of the numbers, and what hides them is made of the seal (a synthetic IV): one position has one
+    cursor.
     """
 
     def __init__(self, secret: str) -> None:
         self._key = hashlib.sha256(b"bobbin page cursors\n" + secret.encode()).digest()
 
     def seal(self, purpose: str, *numbers: int) -> str:
-        """URL-safe text that `open` turns into the numbers again."""
+        """URL-safe text that `open` turns into the numbers again; at most four."""
         packed = struct.pack(f">{len(numbers)}q", *numbers)
-        return base64.urlsafe_b64encode(self._seal(purpose, packed) + packed).rstrip(b"=").decode()
+        seal = self._seal(purpose, packed)
+        return base64.urlsafe_b64encode(seal + self._hidden(seal, packed)).rstrip(b"=").decode()
 
     def open(self, purpose: str, cursor: str, *, count: int) -> tuple[int, ...]:
         """The numbers. Raises BadRequest for whatever this server has not sealed for this purpose."""
         try:
             raw = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-            numbers: tuple[int, ...] = struct.unpack(f">{count}q", raw[10:])
+            numbers: tuple[int, ...] = struct.unpack(f">{count}q", self._hidden(raw[:10], raw[10:]))
         except (ValueError, struct.error):
             numbers = ()
         # Compared as text: base64 is read leniently, and one position has one cursor.
@@ -335,6 +339,11 @@ class Cursors:
 
     def _seal(self, purpose: str, packed: bytes) -> bytes:
         return hmac.digest(self._key, purpose.encode() + b"\n" + packed, "sha256")[:10]
+
+    def _hidden(self, seal: bytes, packed: bytes) -> bytes:
+        """The numbers hidden, or found again."""
+        stream = hmac.digest(self._key, b"hidden\n" + seal, "sha256")
+        return bytes(a ^ b for a, b in zip(packed, stream, strict=False))
 
 
 # ---- answers -----------------------------------------------------------------------------------
