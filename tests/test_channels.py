@@ -121,10 +121,11 @@ async def test_a_cursor_of_channels_is_sealed(api: Api, cast: Cast, people: Make
     sealed, _, title = cursor.partition(".")
     threads = ok(await api.get("/api/threads?limit=1", as_=cast.ada))["nextCursor"]
     for bad in (
-        "", "x", ".", sealed, f"{sealed}.", f"{sealed}.dHdv", f"x.{title}", f"{cursor}x", f"{sealed}.%ff", threads,
+        "", "x", ".", sealed, f"{sealed}.", f"{sealed}.dHdv", f"x.{title}", f"{cursor}x", threads,
         f"{sealed}.{title}.", f"{sealed}.gA==",
     ):  # fmt: skip
         refused(await api.get(f"/api/channels?cursor={bad}", as_=cast.ada), 400, "bad_cursor")
+    refused(await api.get(f"/api/channels?cursor={sealed}.%ff", as_=cast.ada), 400, "bad_parameter")
     for bad, status in (("limit=0", 422), ("limit=101", 422), ("limit=x", 400), ("kind=group", 400)):
         refused(await api.get(f"/api/channels?{bad}", as_=cast.ada), status)
     refused(await api.get("/api/channels", params={"search": "x" * 1001}, as_=cast.ada), 422)

@@ -112,7 +112,10 @@ async def test_head_answers_like_get_without_a_body(api: Api, cast: Cast, asker:
     assert got.status == head.status == 200
     assert head.body == b""
     assert head.headers["content-type"] == got.headers["content-type"]
-    assert head.headers["content-length"] == str(len(got.body))
+    if "transfer-encoding" in got.headers:  # a file that is streamed: nobody knows how long it will be
+        assert "content-length" not in head.headers and "content-length" not in got.headers
+    else:
+        assert head.headers["content-length"] == str(len(got.body))
     if route.access != "OPEN":
         refusal = await api.ask("HEAD", url)
         assert (refusal.status, refusal.body) == (401, b"")
