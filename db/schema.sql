@@ -166,6 +166,17 @@ CREATE FUNCTION public.contact_text(name text, phone_number text, email text) RE
     AS $$ SELECT contact_fold(name || E'\n' || coalesce(phone_number, '') || E'\n' || coalesce(email, '')) $$;
 
 --
+-- Name: contacts_show(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.contacts_show() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN
+    UPDATE conversations SET name = NEW.name, phone_number = NEW.phone_number WHERE thread_id = NEW.thread_id;
+    RETURN NULL;
+END $$;
+
+--
 -- Name: contacts_tally(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -194,6 +205,23 @@ CREATE FUNCTION public.conversation_day(last_at timestamp with time zone) RETURN
     AS $$ SELECT timezone('UTC', last_at)::date $$;
 
 --
+-- Name: conversation_told(bigint, bigint, text, text, text, timestamp with time zone, bigint, bigint, text, timestamp with time zone, text[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.conversation_told(thread_id bigint, contact_id bigint, name text, phone_number text, content text, last_at timestamp with time zone, last_seq bigint, last_author_id bigint, status text, snoozed_until timestamp with time zone, labels text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT '{"id":' || thread_id || ',"contactId":' || contact_id || ',"name":' || to_json(name)::text
+    || ',"phoneNumber":' || coalesce('"' || phone_number || '"', 'null')
+    || ',"content":' || to_json(content)::text
+    || ',"createdAt":' || left(to_json(timezone('UTC', last_at))::text, -1) || 'Z"'
+    || ',"lastSeq":' || last_seq
+    || CASE last_author_id WHEN contact_id
+        THEN ',"author":{"id":' || contact_id || ',"name":' || to_json(name)::text || ',"kind":"contact"}' ELSE '' END
+    || ',"status":"' || status
+    || '","snoozedUntil":' || coalesce(left(to_json(timezone('UTC', snoozed_until))::text, -1) || 'Z"', 'null')
+    || ',"labels":' || to_json(labels)::text || ',' $$;
+
+--
 -- Name: conversations; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -205,6 +233,15 @@ CREATE TABLE public.conversations (
     snoozed_until timestamp with time zone,
     assignee_id bigint,
     labels text[] DEFAULT '{}'::text[] NOT NULL,
+    name text NOT NULL,
+    phone_number text,
+    created_at timestamp with time zone NOT NULL,
+    last_seq bigint DEFAULT 0 NOT NULL,
+    last_deleted_seq bigint DEFAULT 0 NOT NULL,
+    archived_seq bigint DEFAULT 0 NOT NULL,
+    last_author_id bigint,
+    content text DEFAULT ''::text NOT NULL,
+    told text GENERATED ALWAYS AS (public.conversation_told(thread_id, contact_id, name, phone_number, content, last_at, last_seq, last_author_id, status, snoozed_until, labels)) STORED,
     CONSTRAINT conversations_snoozed_until CHECK (((status = 'snoozed'::text) = (snoozed_until IS NOT NULL))),
     CONSTRAINT conversations_status CHECK ((status = ANY (ARRAY['open'::text, 'snoozed'::text, 'closed'::text])))
 )
@@ -216,11 +253,10 @@ WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
 
 CREATE FUNCTION public.conversation_json(n public.conversations) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ SELECT '{"id":' || n.contact_id || ',"phoneNumber":' || coalesce(to_json(c.phone_number)::text, 'null')
+    AS $$ SELECT '{"id":' || n.contact_id || ',"phoneNumber":' || coalesce('"' || n.phone_number || '"', 'null')
     || ',"status":"' || n.status || '","snoozedUntil":' || coalesce(time_json(n.snoozed_until), 'null')
     || ',"assigneeId":' || coalesce(n.assignee_id::text, 'null')
-    || ',"labels":' || to_json(n.labels)::text || '}'
-   FROM contacts c WHERE c.id = n.contact_id $$;
+    || ',"labels":' || to_json(n.labels)::text || '}' $$;
 
 --
 -- Name: conversation_row(public.conversations, bigint, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
@@ -228,41 +264,25 @@ CREATE FUNCTION public.conversation_json(n public.conversations) RETURNS text
 
 CREATE FUNCTION public.conversation_row(n public.conversations, reader bigint, since timestamp with time zone) RETURNS TABLE(conversation text)
     LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
-    AS $$ SELECT '{"id":' || n.thread_id || ',"contactId":' || n.contact_id || ',"name":' || c.name
-        || ',"phoneNumber":' || coalesce('"' || c.phone_number || '"', 'null')
-        || ',"content":' || coalesce(to_json(left(m.text, 200))::text, '""') || ',"createdAt":' || time_json(n.last_at)
-        || ',"unreadCount":' || r.unread || ',"lastSeq":' || r.last_seq
-        || ',"author":' || CASE m.author_id
-            WHEN n.contact_id THEN '{"id":' || n.contact_id || ',"name":' || c.name || ',"kind":"contact"}'
-            ELSE coalesce(a.author, 'null') END
-        || ',"status":"' || n.status || '","snoozedUntil":' || coalesce(time_json(n.snoozed_until), 'null')
-        || ',"assignee":' || coalesce(s.assignee, 'null') || ',"labels":' || to_json(n.labels)::text || '}'
-   FROM (SELECT to_json(name)::text AS name, phone_number FROM contacts WHERE id = n.contact_id OFFSET 0) c
-   CROSS JOIN LATERAL (SELECT * FROM conversation_unread(n, reader, since) OFFSET 0) r
-   LEFT JOIN LATERAL (
-       SELECT author_id, text FROM messages WHERE thread_id = n.thread_id AND seq = r.last_seq OFFSET 0) m ON true
-   LEFT JOIN LATERAL (
-       SELECT author_json(u) AS author FROM users u WHERE u.id = m.author_id AND m.author_id <> n.contact_id OFFSET 0) a ON true
-   LEFT JOIN LATERAL (
-       SELECT '{"id":' || id || ',"name":' || to_json(name)::text || '}' AS assignee
-       FROM users WHERE id = n.assignee_id OFFSET 0) s ON true $$;
+    AS $$ SELECT n.told || '"unreadCount":' || r.unread
+       || CASE WHEN n.last_author_id = n.contact_id THEN '' ELSE ',"author":' || coalesce((
+           SELECT author_json(u) FROM users u WHERE u.id = n.last_author_id), 'null') END
+       || ',"assignee":' || CASE WHEN n.assignee_id IS NULL THEN 'null' ELSE (
+           SELECT '{"id":' || u.id || ',"name":' || to_json(u.name)::text || '}' FROM users u WHERE u.id = n.assignee_id) END || '}'
+   FROM conversation_unread(n, reader, since) r $$;
 
 --
 -- Name: conversation_unread(public.conversations, bigint, timestamp with time zone); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.conversation_unread(n public.conversations, reader bigint, since timestamp with time zone) RETURNS TABLE(last_seq bigint, unread bigint)
+CREATE FUNCTION public.conversation_unread(n public.conversations, reader bigint, since timestamp with time zone) RETURNS TABLE(unread bigint)
     LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
-    AS $$ SELECT h.last_seq, CASE WHEN h.last_deleted_seq <= d.read_seq THEN h.last_seq - d.read_seq
-       ELSE h.last_seq - d.read_seq - deleted_after(n.thread_id, d.read_seq) END
-   FROM (SELECT last_seq, last_deleted_seq, archived_seq FROM thread_heads WHERE thread_id = n.thread_id OFFSET 0) h
-   LEFT JOIN LATERAL (
-       SELECT read_seq FROM memberships
-       WHERE thread_id = n.thread_id AND user_id = reader AND left_rev IS NULL OFFSET 0) own ON true
-   CROSS JOIN LATERAL (
-       SELECT greatest(h.archived_seq, coalesce(own.read_seq, (
-           SELECT read_before(t.id, since, t.created_at, n.last_at, h.archived_seq, h.last_seq)
-           FROM threads t WHERE t.id = n.thread_id))) AS read_seq OFFSET 0) d $$;
+    AS $$ SELECT CASE WHEN n.last_deleted_seq <= d.read_seq THEN n.last_seq - d.read_seq
+       ELSE n.last_seq - d.read_seq - deleted_after(n.thread_id, d.read_seq) END
+   FROM (SELECT greatest(n.archived_seq, coalesce((
+             SELECT read_seq FROM memberships
+             WHERE thread_id = n.thread_id AND user_id = reader AND left_rev IS NULL),
+             read_before(n.thread_id, since, n.created_at, n.last_at, n.archived_seq, n.last_seq))) AS read_seq OFFSET 0) d $$;
 
 --
 -- Name: conversations_add(); Type: FUNCTION; Schema: public; Owner: -
@@ -2059,6 +2079,12 @@ CREATE TRIGGER contacts_added AFTER INSERT ON public.contacts REFERENCING NEW TA
 --
 
 CREATE TRIGGER contacts_changed AFTER UPDATE ON public.contacts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.contacts_tally();
+
+--
+-- Name: contacts contacts_shown; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER contacts_shown AFTER UPDATE ON public.contacts FOR EACH ROW WHEN (((old.name IS DISTINCT FROM new.name) OR (old.phone_number IS DISTINCT FROM new.phone_number))) EXECUTE FUNCTION public.contacts_show();
 
 --
 -- Name: conversations conversations_added; Type: TRIGGER; Schema: public; Owner: -

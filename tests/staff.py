@@ -24,13 +24,14 @@ MAKE = """
     WITH account AS (
         INSERT INTO users (kind, name, deactivated_at) VALUES ('contact', $1, now()) RETURNING id
     ), thread AS (
-        INSERT INTO threads (kind, title) VALUES ('contact', $1) RETURNING id
+        INSERT INTO threads (kind, title) VALUES ('contact', $1) RETURNING id, created_at
     ), head AS (
         INSERT INTO thread_heads (thread_id) SELECT id FROM thread
     ), contact AS (
         INSERT INTO contacts (id, thread_id, name) SELECT a.id, t.id, $1 FROM account a, thread t
     ), conversation AS (
-        INSERT INTO conversations (thread_id, contact_id) SELECT t.id, a.id FROM account a, thread t
+        INSERT INTO conversations (thread_id, contact_id, name, created_at)
+        SELECT t.id, a.id, $1, t.created_at FROM account a, thread t
     ), span AS (
         INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, read_seq)
         SELECT t.id, a.id, 0, 0, 0 FROM account a, thread t
@@ -47,7 +48,8 @@ SAY = """
         INSERT INTO messages (thread_id, seq, rev, author_id, text, created_at)
         SELECT $1, last_seq, last_rev, $2, $3, last_message_at FROM head
     ), place AS (
-        UPDATE conversations SET last_at = (SELECT last_message_at FROM head) WHERE thread_id = $1
+        UPDATE conversations n SET last_at = head.last_message_at, last_seq = head.last_seq, last_author_id = $2, content = $3
+        FROM head WHERE n.thread_id = $1
     )
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT $1, last_rev, 'message', last_seq FROM head
     RETURNING seq"""

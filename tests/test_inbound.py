@@ -104,13 +104,14 @@ async def test_a_repetition_tells_the_message_as_it_now_is(
     assert again["message"]["text"] == "" and again["message"]["deletedAt"]
     async with db.acquire() as conn, conn.transaction():
         await conn.execute("UPDATE thread_heads SET archived_seq = 1 WHERE thread_id = $1", thread)
+        await conn.execute("UPDATE conversations SET archived_seq = 1 WHERE thread_id = $1", thread)
         await conn.execute("DELETE FROM messages WHERE thread_id = $1", thread)
     gone = refused(
         await api.post(INBOUND, body | {"externalId": phone_number}, as_=bot), 409, "message_archived"
     )
     assert gone["details"] == {"seq": 1} and "First" not in str(gone)
     listed = ok(await api.get(f"/api/conversations/{thread}", as_=root))["conversation"]
-    assert (listed["content"], listed["author"], listed["unreadCount"]) == ("", None, 0)
+    assert (listed["content"], listed["author"]["kind"], listed["unreadCount"]) == ("", "contact", 0)
 
 
 async def test_one_new_number_is_one_contact_whoever_is_first(

@@ -494,6 +494,9 @@ async def test_what_is_unread_is_told_alike_by_list_and_thread(
         one = await contact(db)
         await says(db, one, "Hello?", "Anybody there?")
         await db.execute("UPDATE threads SET created_at = $2 WHERE id = $1", one.thread, since + made * day)
+        await db.execute(
+            "UPDATE conversations SET created_at = $2 WHERE thread_id = $1", one.thread, since + made * day
+        )
         for seq, at in enumerate(said, 1):
             await db.execute(
                 "UPDATE messages SET created_at = $3 WHERE thread_id = $1 AND seq = $2",
@@ -621,6 +624,7 @@ async def test_the_messages_of_a_contact_by_page_number(
         refused(await api.post(f"/api/contacts/{nobody}/messages", {"text": "x"}, as_=agnes), 404)
     async with db.acquire() as conn, conn.transaction():
         await conn.execute("UPDATE thread_heads SET archived_seq = 4 WHERE thread_id = $1", carla.thread)
+        await conn.execute("UPDATE conversations SET archived_seq = 4 WHERE thread_id = $1", carla.thread)
         await conn.execute("DELETE FROM messages WHERE thread_id = $1 AND seq <= 4", carla.thread)
     found = ok(await api.get(f"{url}?page=2&pageSize=2", as_=agnes))
     assert [message["seq"] for message in found["messages"]] == [5] and found["pagination"]["total"] == 3

@@ -1,6 +1,6 @@
 -- archive.sql: messages that are so old that they are kept in files, and their way back.
 -- Takes rows of messages, mentions, pins, reactions, message_edits, marks and changes away, moves archived_seq and
--- log_floor of thread_heads, writes archives, and search_late, from which the index of the search learns of it.
+-- log_floor of thread_heads (and the former of conversations), writes archives, and search_late, from which the index of the search learns of it.
 -- client_ids stay: a retry stays a retry for ever. deletions stay too, at most a row for 128 messages: of a place below
 -- archived_seq nobody is told anything.
 -- Each transaction locks as messages.sql does: messages, then heads (in the order of their ids), and these for its last
@@ -162,8 +162,8 @@ SELECT count(*) FROM gone;
 -- params: thread_ids, lows, highs, floors (revs), livings (counts), file, at_byte, digest
 -- cli:    bobbin archive
 -- job:    retention
--- plan:   thread_heads_pkey; one row each
--- locks:  the heads, in the order of their ids, until the commit that follows at once
+-- plan:   thread_heads_pkey, conversations_pkey; one row each
+-- locks:  the heads, in the order of their ids, and their conversations, until the commit that follows at once
 WITH stretch AS MATERIALIZED (
     SELECT s.* FROM unnest(:thread_ids::bigint[], :lows::bigint[], :highs::bigint[], :floors::bigint[], :livings::bigint[])
         AS s (thread_id, low, high, floor, living)
@@ -178,7 +178,11 @@ WITH stretch AS MATERIALIZED (
     FROM stretch s
     WHERE h.thread_id = ANY(:thread_ids) AND h.thread_id = s.thread_id AND h.archived_seq = s.low
         AND (SELECT count(*) FROM held) > 0
-    RETURNING h.thread_id
+    RETURNING h.thread_id, h.archived_seq
+), shown AS (
+    UPDATE conversations n SET archived_seq = moved.archived_seq
+    FROM moved
+    WHERE n.thread_id = ANY(:thread_ids) AND n.thread_id = moved.thread_id
 )
 SELECT count(*) FROM moved;
 
@@ -331,8 +335,9 @@ SELECT count(*) FROM put;
 -- nothing may be committed.
 -- params: thread_ids, lows, highs
 -- cli:    bobbin archive restore
--- plan:   thread_heads_pkey, archives_pkey; one row each
--- locks:  the heads, in the order of their ids, until the commit that follows at once; waits half a second for them at most
+-- plan:   thread_heads_pkey, conversations_pkey, archives_pkey; one row each
+-- locks:  the heads, in the order of their ids, and their conversations, until the commit that follows at once; waits half
+--         a second for them at most
 WITH stretch AS MATERIALIZED (
     SELECT s.* FROM unnest(:thread_ids::bigint[], :lows::bigint[], :highs::bigint[]) AS s (thread_id, low, high)
 ), held AS MATERIALIZED (
@@ -345,7 +350,11 @@ WITH stretch AS MATERIALIZED (
     FROM stretch s
     WHERE h.thread_id = ANY(:thread_ids) AND h.thread_id = s.thread_id AND h.archived_seq = s.high
         AND (SELECT count(*) FROM held) > 0
-    RETURNING h.thread_id
+    RETURNING h.thread_id, h.archived_seq
+), shown AS (
+    UPDATE conversations n SET archived_seq = moved.archived_seq
+    FROM moved
+    WHERE n.thread_id = ANY(:thread_ids) AND n.thread_id = moved.thread_id
 )
 SELECT count(*) FROM moved;
 

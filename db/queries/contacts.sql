@@ -15,15 +15,16 @@ WITH contact AS (
     VALUES (nextval(pg_get_serial_sequence('users', 'id')), nextval(pg_get_serial_sequence('threads', 'id')),
         :name, :phone_number, :email, :external_id, :notes)
     ON CONFLICT (phone_number) WHERE deleted_at IS NULL DO NOTHING
-    RETURNING c.id, c.thread_id, c.name, contact_json(c) AS contact
+    RETURNING c.id, c.thread_id, c.name, c.phone_number, contact_json(c) AS contact
 ), account AS (
     INSERT INTO users (id, kind, name, deactivated_at) SELECT id, 'contact', name, clock_timestamp() FROM contact
 ), thread AS (
-    INSERT INTO threads (id, kind, title) SELECT thread_id, 'contact', name FROM contact
+    INSERT INTO threads (id, kind, title) SELECT thread_id, 'contact', name FROM contact RETURNING created_at
 ), head AS (
     INSERT INTO thread_heads (thread_id) SELECT thread_id FROM contact
 ), conversation AS (
-    INSERT INTO conversations (thread_id, contact_id) SELECT thread_id, id FROM contact
+    INSERT INTO conversations (thread_id, contact_id, name, phone_number, created_at)
+    SELECT contact.thread_id, contact.id, contact.name, contact.phone_number, thread.created_at FROM contact, thread
 ), span AS (
     INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, read_seq) SELECT thread_id, id, 0, 0, 0 FROM contact
 )
@@ -259,11 +260,12 @@ WITH line AS MATERIALIZED (
 ), account AS (
     INSERT INTO users (id, kind, name, deactivated_at) SELECT id, 'contact', name, clock_timestamp() FROM line
 ), thread AS (
-    INSERT INTO threads (id, kind, title) SELECT thread_id, 'contact', name FROM line
+    INSERT INTO threads (id, kind, title) SELECT thread_id, 'contact', name FROM line RETURNING id, created_at
 ), head AS (
     INSERT INTO thread_heads (thread_id) SELECT thread_id FROM line
 ), conversation AS (
-    INSERT INTO conversations (thread_id, contact_id) SELECT thread_id, id FROM line
+    INSERT INTO conversations (thread_id, contact_id, name, phone_number, created_at)
+    SELECT l.thread_id, l.id, l.name, l.phone_number, t.created_at FROM line l JOIN thread t ON t.id = l.thread_id
 ), span AS (
     INSERT INTO memberships (thread_id, user_id, joined_rev, joined_seq, read_seq) SELECT thread_id, id, 0, 0, 0 FROM line
 )

@@ -174,8 +174,10 @@ WITH people AS (
         'contact' || i || '@example.org', CASE WHEN i % 50 <> 49 THEN 'crm:' || i END
     FROM contacts_numbered
 ), conversation AS (
-    INSERT INTO conversations (thread_id, contact_id, last_at, status, snoozed_until, assignee_id, labels)
-    SELECT thread_id, id, at, (ARRAY['open', 'open', 'closed', 'snoozed'])[1 + i % 4],
+    INSERT INTO conversations (thread_id, contact_id, name, phone_number, created_at, last_at, last_seq, last_author_id, content,
+        status, snoozed_until, assignee_id, labels)
+    SELECT thread_id, id, 'Contact ' || i, CASE WHEN i % 50 <> 49 THEN '+491510000' || 1000 + i END, '2026-02-01', at, 1, id,
+        'Words of contact ' || i, (ARRAY['open', 'open', 'closed', 'snoozed'])[1 + i % 4],
         CASE WHEN i % 4 = 3 THEN timestamptz '2036-01-01' + i * interval '1 minute' END, CASE WHEN i % 3 = 0 THEN 100 * (1 + i % 40) END, ARRAY['label ' || i % 20]
     FROM contacts_numbered
 ), inbound AS (

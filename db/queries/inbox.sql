@@ -9,7 +9,7 @@
 -- A page further back passes over whole days, whose numbers are kept.
 -- params: user_id, skip (conversations before the page), size (1 to 100)
 -- route:  GET /api/conversations (hot: each look at the inbox)
--- plan:   users_pkey, conversations_latest, contacts_pkey, thread_heads_pkey, messages_pkey, memberships_open/memberships_mine, threads_pkey; size rows of each, of conversations_latest those of a day more
+-- plan:   users_pkey, conversations_latest, memberships_open/memberships_mine; size rows of each, of conversations_latest those of a day more
 WITH reader AS MATERIALIZED (
     SELECT u.role, coalesce(u.staff_since, u.created_at) AS since
     FROM users u
@@ -49,7 +49,7 @@ FROM reader;
 -- The same of the conversations of one status.
 -- params: user_id, status, skip (such conversations before the page), size (1 to 100)
 -- route:  GET /api/conversations (hot: each look at the open ones)
--- plan:   users_pkey, conversations_by_status, contacts_pkey, thread_heads_pkey, messages_pkey, memberships_open/memberships_mine, threads_pkey; size rows of each, of conversations_by_status those of a day more
+-- plan:   users_pkey, conversations_by_status, memberships_open/memberships_mine; size rows of each, of conversations_by_status those of a day more
 WITH reader AS MATERIALIZED (
     SELECT u.role, coalesce(u.staff_since, u.created_at) AS since
     FROM users u
@@ -99,7 +99,7 @@ SELECT u.role, coalesce(u.staff_since, u.created_at) AS since FROM users u WHERE
 -- route:  GET /api/conversations
 -- route:  GET /api/conversations/<conversation_id:id>
 -- route:  PATCH /api/conversations/<conversation_id:id>
--- plan:   users_pkey, conversations_pkey, contacts_pkey, thread_heads_pkey, messages_pkey, memberships_open/memberships_mine; one row of each for each
+-- plan:   users_pkey, conversations_pkey, memberships_open/memberships_mine; one row of each for each
 SELECT string_agg(row.conversation, ',' ORDER BY asked.place)
 FROM users u
 CROSS JOIN unnest(:thread_ids::bigint[]) WITH ORDINALITY AS asked (thread_id, place)
@@ -129,7 +129,7 @@ LIMIT 1001;
 --         that they have archived, false: only the others), before_at (timestamptz), before_id (where the last page ended,
 --         exclusive), looks (more than size), size (1 to 100)
 -- route:  GET /api/threads
--- plan:   users_pkey, conversations_latest, thread_heads_pkey, memberships_open/memberships_mine; at most looks rows of each
+-- plan:   users_pkey, conversations_latest, memberships_open/memberships_mine; at most looks rows of each
 WITH reader AS MATERIALIZED (
     SELECT coalesce(u.staff_since, u.created_at) AS since
     FROM users u
@@ -147,8 +147,7 @@ WITH reader AS MATERIALIZED (
     WHERE :archived = coalesce((
             SELECT m.archived FROM memberships m
             WHERE m.thread_id = n.thread_id AND m.user_id = :user_id AND m.left_rev IS NULL), false)
-        AND (:search::text IS NULL OR strpos((
-            SELECT lower(t.title) FROM threads t WHERE t.id = n.thread_id), lower(:search)) > 0)
+        AND (:search::text IS NULL OR strpos(lower(n.name), lower(:search)) > 0)
         AND (NOT :unread::boolean OR (SELECT r.unread FROM conversation_unread(n, :user_id, reader.since) r) > 0)
     ORDER BY n.last_at DESC, n.thread_id DESC
     LIMIT :size::int + 1  -- one more tells whether there is a next page

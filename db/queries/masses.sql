@@ -107,6 +107,17 @@ SELECT coalesce((SELECT min(xid) FROM open), greatest(after, own + 1)) || ':' ||
     || coalesce((SELECT string_agg(xid::text, ',' ORDER BY xid) FROM open), '') AS place
 FROM now;
 
+-- name: show_latest :exec
+-- What the inbox shows of the latest message of each conversation that has one and does not show it yet.
+-- params:
+-- cli:    bobbin seed --contacts
+-- plan:   any: once per command; all conversations, and a message of each
+-- locks:  the conversations
+UPDATE conversations n
+SET last_author_id = m.author_id, content = left(m.text, 200)
+FROM messages m
+WHERE n.last_author_id IS NULL AND m.thread_id = n.thread_id AND m.seq = n.last_seq;
+
 -- name: move_search :exec
 -- All of it is in search_blocks. Their ids go on after the last.
 -- params: place (pg_snapshot, as text)

@@ -319,9 +319,9 @@ WITH door AS (
         AND (:reply_to::bigint IS NULL OR EXISTS (SELECT FROM quoted))
     RETURNING h.last_seq, h.last_rev, h.last_message_at, h.member_count
 ), conversation AS (
-    -- Of a contact thread its place in the inbox; what the contact says opens it again.
+    -- Of a contact thread its place in the inbox, and what is shown of it there; what the contact says opens it again.
     UPDATE conversations n
-    SET last_at = head.last_message_at,
+    SET last_at = head.last_message_at, last_seq = head.last_seq, last_author_id = :user_id, content = left(:text, 200),
         status = CASE WHEN n.contact_id = :user_id THEN 'open' ELSE n.status END,
         snoozed_until = CASE WHEN n.contact_id = :user_id THEN NULL ELSE n.snoozed_until END
     FROM head
@@ -410,9 +410,9 @@ WHERE d.user_id = :user_id AND d.thread_id = :thread_id;
 -- none that the caller may see.
 -- params: user_id, thread_id, seq, text
 -- route:  PATCH /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey, message_edits_pkey; one row each, and the
---         places of the earlier texts
--- locks:  the caller's membership, the message, the head of the thread
+-- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey, conversations_pkey, message_edits_pkey; one row
+--         each, and the places of the earlier texts
+-- locks:  the caller's membership, the message, the head of the thread, the conversation
 WITH door AS (
     SELECT m.thread_id, m.blocked FROM memberships m
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
@@ -436,6 +436,10 @@ WITH door AS (
     FROM head
     WHERE m.thread_id = :thread_id AND m.seq = :seq
     RETURNING m.*
+), conversation AS (
+    UPDATE conversations n SET content = left(:text, 200)
+    FROM head
+    WHERE n.thread_id = :thread_id AND n.last_seq = :seq
 ), kept AS (
     -- What the message said until now, with the rev of its last change until now. Its text is that of the last edit.
     INSERT INTO message_edits (thread_id, seq, rev, text, at)
@@ -509,8 +513,8 @@ FROM target t;
 -- there is none that the caller may see.
 -- params: user_id, thread_id, seq
 -- route:  DELETE /api/threads/<thread_id:id>/messages/<seq:id>
--- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey; one row each
--- locks:  the caller's membership, the message, the head of the thread
+-- plan:   memberships_open/memberships_mine, messages_pkey, thread_heads_pkey, conversations_pkey; one row each
+-- locks:  the caller's membership, the message, the head of the thread, the conversation
 WITH door AS (
     SELECT m.thread_id, m.role FROM memberships m
     WHERE m.thread_id = :thread_id AND m.user_id = :user_id AND m.left_rev IS NULL
@@ -535,6 +539,11 @@ WITH door AS (
     SET text = '', rev = head.last_rev, deleted_at = clock_timestamp(), mentions = NULL, reactions = NULL, pinned_at = NULL
     FROM head
     WHERE m.thread_id = :thread_id AND m.seq = :seq
+), conversation AS (
+    UPDATE conversations n
+    SET last_deleted_seq = greatest(n.last_deleted_seq, :seq), content = CASE WHEN n.last_seq = :seq THEN '' ELSE n.content END
+    FROM head
+    WHERE n.thread_id = :thread_id
 ), counted AS (
     INSERT INTO deletions AS d (thread_id, level, block, count)
     SELECT :thread_id, level, :seq::bigint >> 7 * level, 1 FROM head, generate_series(1, 3) level

@@ -66,13 +66,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "thread_heads": ("thread_id", "last_seq", "last_rev", "message_count", "last_message_at"),
     "conversations": (
-        "thread_id",
-        "contact_id",
-        "last_at",
-        "status",
-        "snoozed_until",
-        "assignee_id",
-        "labels",
+        *("thread_id", "contact_id", "name", "phone_number", "created_at", "last_at", "last_seq"),
+        *("status", "snoozed_until", "assignee_id", "labels"),
     ),
     "memberships": (
         *("thread_id", "user_id", "joined_rev", "joined_seq", "joined_at", "role", "read_seq"),
@@ -99,6 +94,8 @@ async def hold_search(db: Db) -> str: ...
 async def said(db: Db, *, size: int) -> Rows: ...
 @query
 async def seen(db: Db) -> asyncpg.Record: ...
+@query
+async def show_latest(db: Db) -> str: ...
 @query
 async def move_search(db: Db, *, place: str) -> str: ...
 @query
@@ -268,6 +265,8 @@ async def plant(
         progress.say(statement.partition(" USING")[0])
         with report.timed("index of search" if "search_grams_found" in statement else "other indexes"):
             await conn.execute(statement)
+    with report.timed("what the inbox shows"):
+        await show_latest(conn)
     await move_search(conn, place=place["place"])
     report.contacts, report.messages = plan.contacts, plan.messages
     report.conversations = sum(seq > 0 for seq in inbox.seqs)
@@ -418,11 +417,13 @@ class Tables:
     def threads(self, contact: int) -> tuple[object, ...]:
         return self._plan.threads + contact, "contact", self.name(contact), self._created(contact)
 
-    def contacts(self, contact: int) -> tuple[object, ...]:
-        plan, created = self._plan, self._created(contact)
+    def _phone(self, contact: int) -> str:
         code, digits = LANGUAGES[self._languages[contact]].dial
         # Each number once: the factor has no divisor in common with a power of ten.
-        phone = f"+{code}7{contact * 7_654_321 % 10 ** (digits - 1):0{digits - 1}}"
+        return f"+{code}7{contact * 7_654_321 % 10 ** (digits - 1):0{digits - 1}}"
+
+    def contacts(self, contact: int) -> tuple[object, ...]:
+        plan, created = self._plan, self._created(contact)
         chance = plan.chance("contact", contact)
         given, family = (part.lower() for part in self._name(contact))
         email = (
@@ -431,7 +432,7 @@ class Tables:
             else f"c{contact}@example.net"
         )
         return (
-            *(plan.users + contact, plan.threads + contact, self.name(contact), phone),
+            *(plan.users + contact, plan.threads + contact, self.name(contact), self._phone(contact)),
             *(email if chance.random() < MAILED else None, f"seed-{contact + 1:07}"),
             *(chance.choice(NOTES) if chance.random() < NOTED else "", created, created),
         )
@@ -455,7 +456,8 @@ class Tables:
         plan, status, last = self._plan, self._status(contact), self._last(contact)
         chance = contact * 3_266_489_917 & 0xFFFFFFFF
         return (
-            *(plan.threads + contact, plan.users + contact, last, status),
+            *(plan.threads + contact, plan.users + contact, self.name(contact), self._phone(contact)),
+            *(self._created(contact), last, self._inbox.seqs[contact], status),
             plan.until + timedelta(hours=chance % 1_400 + 1) if status == "snoozed" else None,
             plan.agents_of(contact)[0] if chance < ASSIGNED * 2**32 else None,
             self._labels(contact),

@@ -308,7 +308,11 @@ async def plant_customers(
             (
                 thread,
                 contact,
+                one.name,
+                one.phone_number,
+                begun,
                 times[-1],
+                count,
                 one.status,
                 wakes,
                 one.assignee and ids[one.assignee],
@@ -329,6 +333,7 @@ async def plant_customers(
             tables["changes"].append((thread, seq, "message", seq))
     for table, rows in tables.items():
         await conn.copy_records_to_table(table, records=rows, columns=masses.COLUMNS[table])
+    await masses.show_latest(conn)
 
 
 async def plant_talk(conn: asyncpg.Connection, talk: Talk, ids: dict[str, int]) -> None:
