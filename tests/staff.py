@@ -48,11 +48,32 @@ SAY = """
         INSERT INTO messages (thread_id, seq, rev, author_id, text, created_at)
         SELECT $1, last_seq, last_rev, $2, $3, last_message_at FROM head
     ), place AS (
-        UPDATE conversations n SET last_at = head.last_message_at, last_seq = head.last_seq, last_author_id = $2, content = $3
+        UPDATE conversations n
+        SET last_at = head.last_message_at, last_seq = head.last_seq, last_author_id = $2, content = $3
         FROM head WHERE n.thread_id = $1
     )
     INSERT INTO changes (thread_id, rev, kind, seq) SELECT $1, last_rev, 'message', last_seq FROM head
     RETURNING seq"""
+
+
+# What a conversation repeats of others, where it is another thing than they say.
+ASTRAY = """
+    SELECT n.thread_id, n.name, n.content, n.told FROM conversations n
+    JOIN contacts c ON c.id = n.contact_id
+    JOIN threads t ON t.id = n.thread_id
+    JOIN thread_heads h ON h.thread_id = n.thread_id
+    LEFT JOIN messages m ON m.thread_id = n.thread_id AND m.seq = h.last_seq
+    WHERE (n.thread_id, n.name, n.phone_number, n.created_at, n.last_seq, n.last_deleted_seq, n.archived_seq,
+            n.last_author_id, n.content, CASE WHEN h.deleted_at IS NULL THEN n.last_at END, n.told IS NULL)
+        IS DISTINCT FROM (c.thread_id, c.name, c.phone_number, t.created_at, h.last_seq, h.last_deleted_seq, h.archived_seq,
+            m.author_id, coalesce(left(m.text, 200), ''),
+            CASE WHEN h.deleted_at IS NULL THEN h.last_message_at END, n.last_at IS NULL)"""
+
+
+async def astray(db: Any, *these: Contact) -> list[Any]:
+    """Those of these conversations that show another thing than is so."""
+    threads = {one.thread for one in these}
+    return [tuple(row) for row in await db.fetch(ASTRAY) if row["thread_id"] in threads]
 
 
 async def contact(db: Any, name: str = "Carla") -> Contact:

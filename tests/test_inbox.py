@@ -18,7 +18,7 @@ from server.ops.explain import OTHERWISE, fill, plan
 from tests.client import NUMBERS, Api, Person
 from tests.conftest import Cast, Maker
 from tests.rules import dense, ok, refused, until
-from tests.staff import Contact, contact, rows, says
+from tests.staff import Contact, astray, contact, rows, says
 from tests.test_queries import GROWING, nodes
 
 LIST = "/api/conversations"
@@ -355,6 +355,53 @@ async def test_counts_are_right_when_all_change_at_once(
         await dense(db, one.thread)
 
 
+async def test_a_conversation_shows_what_it_repeats_whatever_happens_at_once(
+    api: Api, agnes: Person, root: Person, db: asyncpg.Pool, staff: Maker
+) -> None:
+    cast = [await contact(db, f"Racing {n}") for n in range(3)]
+    people, chance = [agnes, await staff("bert")], random.Random(11)
+    for one in cast:
+        await says(db, one, "Hello", '\N{SPOOL OF THREAD} "quoted" \\ ' * 20)
+    written = {one.thread: 2 for one in cast}
+
+    async def work(n: int) -> None:
+        one, who, act = cast[n % 3], people[n % 2], chance.random()
+        if act < 0.35:
+            seq = (await api.say(one.thread, who, f"said {n} " * 30))["seq"]
+            written[one.thread] = max(written[one.thread], seq)
+        elif act < 0.55:
+            latest = f"{one.url}/messages/{written[one.thread]}"
+            assert (await api.patch(latest, {"text": f"edited {n}"}, as_=who)).status in (200, 403, 404, 409)
+        elif act < 0.7:
+            assert (await api.delete(f"{one.url}/messages/{written[one.thread]}", as_=who)).status in (
+                204,
+                404,
+            )
+        elif act < 0.85:
+            body = {"name": f"Racing {n}", "phoneNumber": f"+4915{one.id:05}{n:04}"}
+            ok(await api.patch(f"/api/contacts/{one.id}", body, as_=who))
+        else:
+            ok(await patch(api, who, one, status=("open", "closed")[n % 2], labels=[f"label {n}"]))
+
+    for begun in range(0, 120, 40):
+        await asyncio.gather(*(work(n) for n in range(begun, begun + 40)))
+        assert await astray(db, *cast) == []
+    removed = cast.pop()
+    ok(await api.delete(f"/api/contacts/{removed.id}", as_=agnes), 204)
+    assert await astray(db, removed) == []
+    for one in cast:  # and what the list tells is what the thread tells
+        told, thread = await shown(api, agnes, one), ok(await api.get(one.url, as_=agnes))["thread"]
+        last = thread["lastMessage"]
+        assert (told["name"], told["lastSeq"], told["unreadCount"]) == (
+            thread["title"], thread["lastSeq"], thread["unreadCount"],
+        )  # fmt: skip
+        assert (told["content"], told["author"], told["createdAt"]) == (
+            last["text"], last["author"], thread["lastMessageAt"],
+        )  # fmt: skip
+        for key in ("phoneNumber", "status", "labels"):
+            assert told[key] == thread["contact"][key]
+
+
 async def recounted(db: Any) -> None:
     """What is kept is what a count finds."""
     row = await db.fetchrow(
@@ -513,6 +560,7 @@ async def test_what_is_unread_is_told_alike_by_list_and_thread(
         assert (await shown(api, agnes, one))["unreadCount"] == thread["unreadCount"], (made, said)
         told.append(thread["unreadCount"])
     assert told == [0, 1, 2, 2, 2, 2, 0, 1]
+    await db.execute("UPDATE conversations SET last_at = NULL WHERE last_at > now()")  # else they stay on top
 
 
 async def test_a_search_takes_the_whole_value_as_it_stands(api: Api, agnes: Person, db: asyncpg.Pool) -> None:

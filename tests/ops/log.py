@@ -2,7 +2,10 @@
 
 import asyncpg
 
+from tests.staff import ASTRAY
+
 BROKEN = {
+    "a conversation repeats what its contact, its head and its latest message say": ASTRAY,
     "seqs are 1 to last_seq": """
         SELECT h.thread_id FROM thread_heads h LEFT JOIN messages m USING (thread_id)
         GROUP BY h.thread_id, h.last_seq

@@ -28,6 +28,7 @@ from tests.live.talk import talk
 from tests.live.wire import wire
 from tests.ops.process import environment
 from tests.rules import dense, ok, refused, until
+from tests.staff import astray, contact, says
 
 LONG_AGO = timedelta(days=400)
 UP = quote("👍")
@@ -357,6 +358,21 @@ async def test_what_is_unread_ends_at_the_border_and_is_there_again_with_the_mes
     assert (moved["unreadCount"], moved["lastReadSeq"]) == (3, 6)
     await archived.back()
     assert await unread() == (7, 2, 1)
+
+
+async def test_the_inbox_is_told_of_the_border_too(
+    api: Api, cast: Cast, db: asyncpg.Pool, conn: asyncpg.Connection, tmp_path: Path
+) -> None:
+    carla = await contact(db)
+    await says(db, carla, *(f"message {n}" for n in range(1, 11)))
+    archived = Archived(conn, db, carla.thread, tmp_path / "files")
+    before = await db.fetchval("SELECT told FROM conversations WHERE thread_id = $1", carla.thread)
+    await archived.up_to(6)
+    assert await archived.border() == 6 and await astray(db, carla) == []
+    await archived.back()
+    assert await archived.border() == 0 and await astray(db, carla) == []
+    assert await db.fetchval("SELECT told FROM conversations WHERE thread_id = $1", carla.thread) == before
+    archived.shelf.close()
 
 
 async def test_a_stream_from_below_the_border_gets_a_resync_and_whoever_is_up_to_date_hears_nothing_of_it(
