@@ -375,6 +375,20 @@ CREATE FUNCTION public.deleted_after(thread bigint, place bigint) RETURNS bigint
        WHERE d.thread_id = thread AND d.level = 3 AND d.block > place + 1 >> 21) $$;
 
 --
+-- Name: door(bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.door(reader bigint, thread bigint) RETURNS TABLE(history text, last_seq bigint, last_rev bigint, archived_seq bigint)
+    LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
+    AS $$ WITH own AS MATERIALIZED (
+       SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM own_doors d
+       WHERE d.user_id = reader AND d.thread_id = thread)
+   SELECT o.* FROM own o
+   UNION ALL
+   SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM staff_doors d
+   WHERE d.user_id = reader AND d.thread_id = thread AND NOT EXISTS (SELECT FROM own) $$;
+
+--
 -- Name: audit; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -627,19 +641,24 @@ CREATE FUNCTION public.message_json(m public.messages, a public.users, quoted pu
 
 CREATE FUNCTION public.reach_of_others(thread bigint, author bigint) RETURNS TABLE(low bigint, high bigint, delivered bigint, seen bigint)
     LANGUAGE sql STABLE STRICT ROWS 10 PARALLEL SAFE
-    AS $$ WITH other AS (
-       SELECT o.joined_seq, coalesce(o.left_seq, 9223372036854775807) AS left_seq,
-           max(o.delivered_seq) OVER person AS delivered,
-           CASE WHEN u.read_receipts THEN max(o.seen_seq) OVER person ELSE 0 END AS seen
-       FROM (SELECT o.* FROM memberships o
-             WHERE o.thread_id = thread AND o.user_id <> author
-                 AND (SELECT is_small(h.member_count) FROM thread_heads h WHERE h.thread_id = thread)
-             ORDER BY o.user_id, o.joined_rev
-             LIMIT 301) o
-       JOIN users u ON u.id = o.user_id
-       -- In a contact thread the contact alone: a message to them has not come when the team has seen it.
-       WHERE u.kind = 'contact' OR (SELECT t.kind <> 'contact' FROM threads t WHERE t.id = thread)
-       WINDOW person AS (PARTITION BY o.user_id)
+    AS $$ WITH span AS MATERIALIZED (
+       SELECT o.user_id, o.joined_seq, coalesce(o.left_seq, 9223372036854775807) AS left_seq, o.delivered_seq, o.seen_seq
+       FROM memberships o
+       WHERE o.thread_id = thread AND o.user_id <> author
+           AND (SELECT is_small(h.member_count) FROM thread_heads h WHERE h.thread_id = thread)
+       ORDER BY o.user_id, o.joined_rev
+       LIMIT 301
+   ), account AS MATERIALIZED (
+       SELECT u.id, u.read_receipts FROM users u
+       WHERE u.id = ANY (ARRAY(SELECT s.user_id FROM span s))
+           -- In a contact thread the contact alone: a message to them has not come when the team has seen it.
+           AND (u.kind = 'contact' OR (SELECT t.kind <> 'contact' FROM threads t WHERE t.id = thread))
+   ), other AS (
+       SELECT s.joined_seq, s.left_seq, max(s.delivered_seq) OVER person AS delivered,
+           CASE WHEN a.read_receipts THEN max(s.seen_seq) OVER person ELSE 0 END AS seen
+       FROM span s
+       JOIN account a ON a.id = s.user_id
+       WINDOW person AS (PARTITION BY s.user_id)
    )
    SELECT joined_seq, left_seq, min(o.delivered), min(o.seen)
    FROM other o
@@ -714,6 +733,21 @@ CREATE FUNCTION public.seq_before(thread bigint, moment timestamp with time zone
 CREATE FUNCTION public.status_of(seq bigint, delivered bigint, seen bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT ',"status":"' || CASE WHEN seen >= seq THEN 'read' WHEN delivered >= seq THEN 'delivered' ELSE 'sent' END || '"' $$;
+
+--
+-- Name: stretches(bigint, bigint, text, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.stretches(reader bigint, thread bigint, history text, archived_seq bigint, last_seq bigint) RETURNS TABLE(low bigint, high bigint)
+    LANGUAGE sql STABLE ROWS 2 PARALLEL SAFE
+    AS $$ SELECT greatest(s.low, archived_seq), s.high
+   FROM (SELECT 0::bigint AS low, last_seq AS high
+         WHERE history = 'all'
+         UNION ALL
+         SELECT m.joined_seq, coalesce(m.left_seq, last_seq)
+         FROM memberships m
+         WHERE history = 'joined' AND m.thread_id = thread AND m.user_id = reader) s
+   WHERE greatest(s.low, archived_seq) < s.high $$;
 
 --
 -- Name: tally(text, bigint); Type: FUNCTION; Schema: public; Owner: -
@@ -1071,6 +1105,43 @@ CREATE VIEW public.own_doors WITH (security_invoker='true') AS
   WHERE ((m.left_rev IS NULL) AND (h.deleted_at IS NULL));
 
 --
+-- Name: staff_doors; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.staff_doors WITH (security_invoker='true') AS
+ SELECT u.id AS user_id,
+    t.id AS thread_id,
+    'moderator'::text AS role,
+    (0)::bigint AS joined_rev,
+    (0)::bigint AS joined_seq,
+    GREATEST(h.archived_seq, public.read_before(t.id, COALESCE(u.staff_since, u.created_at), t.created_at, h.last_message_at, h.archived_seq, h.last_seq)) AS read_seq,
+    t.kind,
+    t.history,
+    t.title,
+    t.created_at,
+    h.last_seq,
+    h.last_rev,
+    h.log_floor,
+    h.message_count,
+    h.last_deleted_seq,
+    h.last_message_at,
+    false AS muted,
+    false AS archived,
+    'all'::text AS notify,
+    (0)::bigint AS seen_seq,
+    (0)::bigint AS delivered_seq,
+    '0'::xid8 AS changed_xid,
+    h.last_xid,
+    h.member_count,
+    h.archived_seq
+   FROM ((public.users u
+     JOIN public.threads t ON ((t.kind = 'contact'::text)))
+     JOIN public.thread_heads h ON ((h.thread_id = t.id)))
+  WHERE ((u.role <> 'member'::text) AND (u.deactivated_at IS NULL) AND (h.deleted_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM public.memberships m
+          WHERE ((m.thread_id = t.id) AND (m.user_id = u.id) AND (m.left_rev IS NULL))))));
+
+--
 -- Name: doors; Type: VIEW; Schema: public; Owner: -
 --
 
@@ -1102,37 +1173,32 @@ CREATE VIEW public.doors WITH (security_invoker='true') AS
     own_doors.archived_seq
    FROM public.own_doors
 UNION ALL
- SELECT u.id AS user_id,
-    t.id AS thread_id,
-    'moderator'::text AS role,
-    0 AS joined_rev,
-    0 AS joined_seq,
-    GREATEST(h.archived_seq, public.read_before(t.id, COALESCE(u.staff_since, u.created_at), t.created_at, h.last_message_at, h.archived_seq, h.last_seq)) AS read_seq,
-    t.kind,
-    t.history,
-    t.title,
-    t.created_at,
-    h.last_seq,
-    h.last_rev,
-    h.log_floor,
-    h.message_count,
-    h.last_deleted_seq,
-    h.last_message_at,
-    false AS muted,
-    false AS archived,
-    'all'::text AS notify,
-    0 AS seen_seq,
-    0 AS delivered_seq,
-    '0'::xid8 AS changed_xid,
-    h.last_xid,
-    h.member_count,
-    h.archived_seq
-   FROM ((public.users u
-     JOIN public.threads t ON ((t.kind = 'contact'::text)))
-     JOIN public.thread_heads h ON ((h.thread_id = t.id)))
-  WHERE ((u.role <> 'member'::text) AND (u.deactivated_at IS NULL) AND (h.deleted_at IS NULL) AND (NOT (EXISTS ( SELECT
-           FROM public.memberships m
-          WHERE ((m.thread_id = t.id) AND (m.user_id = u.id) AND (m.left_rev IS NULL))))));
+ SELECT staff_doors.user_id,
+    staff_doors.thread_id,
+    staff_doors.role,
+    staff_doors.joined_rev,
+    staff_doors.joined_seq,
+    staff_doors.read_seq,
+    staff_doors.kind,
+    staff_doors.history,
+    staff_doors.title,
+    staff_doors.created_at,
+    staff_doors.last_seq,
+    staff_doors.last_rev,
+    staff_doors.log_floor,
+    staff_doors.message_count,
+    staff_doors.last_deleted_seq,
+    staff_doors.last_message_at,
+    staff_doors.muted,
+    staff_doors.archived,
+    staff_doors.notify,
+    staff_doors.seen_seq,
+    staff_doors.delivered_seq,
+    staff_doors.changed_xid,
+    staff_doors.last_xid,
+    staff_doors.member_count,
+    staff_doors.archived_seq
+   FROM public.staff_doors;
 
 --
 -- Name: imports; Type: TABLE; Schema: public; Owner: -
@@ -1433,18 +1499,10 @@ ALTER TABLE public.sessions ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY
 CREATE VIEW public.sights WITH (security_invoker='true') AS
  SELECT d.user_id,
     d.thread_id,
-    GREATEST(stretch.low, d.archived_seq) AS low,
-    stretch.high
+    s.low,
+    s.high
    FROM (public.doors d
-     CROSS JOIN LATERAL ( SELECT (0)::bigint AS low,
-            d.last_seq AS high
-          WHERE (d.history = 'all'::text)
-        UNION ALL
-         SELECT s.joined_seq,
-            COALESCE(s.left_seq, d.last_seq) AS "coalesce"
-           FROM public.memberships s
-          WHERE ((d.history = 'joined'::text) AND (s.thread_id = d.thread_id) AND (s.user_id = d.user_id))) stretch)
-  WHERE (GREATEST(stretch.low, d.archived_seq) < stretch.high);
+     CROSS JOIN LATERAL public.stretches(d.user_id, d.thread_id, d.history, d.archived_seq, d.last_seq) s(low, high));
 
 --
 -- Name: spent_tokens; Type: TABLE; Schema: public; Owner: -

@@ -65,7 +65,8 @@ ASTRAY = """
     LEFT JOIN messages m ON m.thread_id = n.thread_id AND m.seq = h.last_seq
     WHERE (n.thread_id, n.name, n.phone_number, n.created_at, n.last_seq, n.last_deleted_seq, n.archived_seq,
             n.last_author_id, n.content, CASE WHEN h.deleted_at IS NULL THEN n.last_at END, n.told IS NULL)
-        IS DISTINCT FROM (c.thread_id, c.name, c.phone_number, t.created_at, h.last_seq, h.last_deleted_seq, h.archived_seq,
+        IS DISTINCT FROM (
+            c.thread_id, c.name, c.phone_number, t.created_at, h.last_seq, h.last_deleted_seq, h.archived_seq,
             m.author_id, coalesce(left(m.text, 200), ''),
             CASE WHEN h.deleted_at IS NULL THEN h.last_message_at END, n.last_at IS NULL)"""
 

@@ -84,8 +84,130 @@ $$ SELECT n.told || '"unreadCount":' || r.unread
            SELECT '{"id":' || u.id || ',"name":' || to_json(u.name)::text || '}' FROM users u WHERE u.id = n.assignee_id) END || '}'
    FROM conversation_unread(n, reader, since) r $$;
 
+-- The stretches of seq that a reader sees of a thread whose door is open, after low and up to high.
+CREATE FUNCTION stretches(reader bigint, thread bigint, history text, archived_seq bigint, last_seq bigint)
+RETURNS TABLE (low bigint, high bigint) LANGUAGE sql STABLE PARALLEL SAFE ROWS 2 AS
+$$ SELECT greatest(s.low, archived_seq), s.high
+   FROM (SELECT 0::bigint AS low, last_seq AS high
+         WHERE history = 'all'
+         UNION ALL
+         SELECT m.joined_seq, coalesce(m.left_seq, last_seq)
+         FROM memberships m
+         WHERE history = 'joined' AND m.thread_id = thread AND m.user_id = reader) s
+   WHERE greatest(s.low, archived_seq) < s.high $$;
+CREATE OR REPLACE VIEW sights WITH (security_invoker) AS
+SELECT d.user_id, d.thread_id, s.low, s.high
+FROM doors d
+CROSS JOIN LATERAL stretches(d.user_id, d.thread_id, d.history, d.archived_seq, d.last_seq) s;
+
+-- The second half of doors by itself: contact threads, as those of the staff see them who have done nothing there.
+CREATE VIEW staff_doors WITH (security_invoker) AS
+SELECT u.id AS user_id, t.id AS thread_id, 'moderator'::text AS role, 0::bigint AS joined_rev, 0::bigint AS joined_seq,
+       greatest(h.archived_seq, read_before(
+           t.id, coalesce(u.staff_since, u.created_at), t.created_at, h.last_message_at, h.archived_seq, h.last_seq)) AS read_seq,
+       t.kind, t.history, t.title, t.created_at,
+       h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at,
+       false AS muted, false AS archived, 'all'::text AS notify, 0::bigint AS seen_seq, 0::bigint AS delivered_seq,
+       '0'::xid8 AS changed_xid, h.last_xid, h.member_count, h.archived_seq
+FROM users u
+JOIN threads t ON t.kind = 'contact'
+JOIN thread_heads h ON h.thread_id = t.id
+WHERE u.role <> 'member' AND u.deactivated_at IS NULL AND h.deleted_at IS NULL
+    AND NOT EXISTS (
+        SELECT FROM memberships m WHERE m.thread_id = t.id AND m.user_id = u.id AND m.left_rev IS NULL);
+CREATE OR REPLACE VIEW doors WITH (security_invoker) AS
+SELECT * FROM own_doors
+UNION ALL
+SELECT * FROM staff_doors;
+
+-- The door of one thread, as doors has it: whether somebody is of the staff is only asked when they are no member.
+CREATE FUNCTION door(reader bigint, thread bigint)
+RETURNS TABLE (history text, last_seq bigint, last_rev bigint, archived_seq bigint)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS
+$$ WITH own AS MATERIALIZED (
+       SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM own_doors d
+       WHERE d.user_id = reader AND d.thread_id = thread)
+   SELECT o.* FROM own o
+   UNION ALL
+   SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM staff_doors d
+   WHERE d.user_id = reader AND d.thread_id = thread AND NOT EXISTS (SELECT FROM own) $$;
+
+-- As before, but the accounts of all members are looked up at once and not one by one.
+CREATE OR REPLACE FUNCTION reach_of_others(thread bigint, author bigint)
+RETURNS TABLE (low bigint, high bigint, delivered bigint, seen bigint) LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 10 AS
+$$ WITH span AS MATERIALIZED (
+       SELECT o.user_id, o.joined_seq, coalesce(o.left_seq, 9223372036854775807) AS left_seq, o.delivered_seq, o.seen_seq
+       FROM memberships o
+       WHERE o.thread_id = thread AND o.user_id <> author
+           AND (SELECT is_small(h.member_count) FROM thread_heads h WHERE h.thread_id = thread)
+       ORDER BY o.user_id, o.joined_rev
+       LIMIT 301
+   ), account AS MATERIALIZED (
+       SELECT u.id, u.read_receipts FROM users u
+       WHERE u.id = ANY (ARRAY(SELECT s.user_id FROM span s))
+           -- In a contact thread the contact alone: a message to them has not come when the team has seen it.
+           AND (u.kind = 'contact' OR (SELECT t.kind <> 'contact' FROM threads t WHERE t.id = thread))
+   ), other AS (
+       SELECT s.joined_seq, s.left_seq, max(s.delivered_seq) OVER person AS delivered,
+           CASE WHEN a.read_receipts THEN max(s.seen_seq) OVER person ELSE 0 END AS seen
+       FROM span s
+       JOIN account a ON a.id = s.user_id
+       WINDOW person AS (PARTITION BY s.user_id)
+   )
+   SELECT joined_seq, left_seq, min(o.delivered), min(o.seen)
+   FROM other o
+   WHERE (SELECT count(*) FROM other) <= 300
+   GROUP BY joined_seq, left_seq $$;
+
 -- migrate:down
 
+CREATE OR REPLACE FUNCTION reach_of_others(thread bigint, author bigint)
+RETURNS TABLE (low bigint, high bigint, delivered bigint, seen bigint) LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 10 AS
+$$ WITH other AS (
+       SELECT o.joined_seq, coalesce(o.left_seq, 9223372036854775807) AS left_seq,
+           max(o.delivered_seq) OVER person AS delivered,
+           CASE WHEN u.read_receipts THEN max(o.seen_seq) OVER person ELSE 0 END AS seen
+       FROM (SELECT o.* FROM memberships o
+             WHERE o.thread_id = thread AND o.user_id <> author
+                 AND (SELECT is_small(h.member_count) FROM thread_heads h WHERE h.thread_id = thread)
+             ORDER BY o.user_id, o.joined_rev
+             LIMIT 301) o
+       JOIN users u ON u.id = o.user_id
+       -- In a contact thread the contact alone: a message to them has not come when the team has seen it.
+       WHERE u.kind = 'contact' OR (SELECT t.kind <> 'contact' FROM threads t WHERE t.id = thread)
+       WINDOW person AS (PARTITION BY o.user_id)
+   )
+   SELECT joined_seq, left_seq, min(o.delivered), min(o.seen)
+   FROM other o
+   WHERE (SELECT count(*) FROM other) <= 300
+   GROUP BY joined_seq, left_seq $$;
+CREATE OR REPLACE VIEW sights WITH (security_invoker) AS
+SELECT d.user_id, d.thread_id, greatest(stretch.low, d.archived_seq) AS low, stretch.high
+FROM doors d
+CROSS JOIN LATERAL (
+    SELECT 0::bigint AS low, d.last_seq AS high
+    WHERE d.history = 'all'
+    UNION ALL
+    SELECT s.joined_seq, coalesce(s.left_seq, d.last_seq)
+    FROM memberships s
+    WHERE d.history = 'joined' AND s.thread_id = d.thread_id AND s.user_id = d.user_id) stretch
+WHERE greatest(stretch.low, d.archived_seq) < stretch.high;
+DROP FUNCTION door, stretches;
+CREATE OR REPLACE VIEW doors WITH (security_invoker) AS
+SELECT * FROM own_doors
+UNION ALL
+SELECT u.id, t.id, 'moderator', 0, 0, greatest(h.archived_seq, read_before(
+           t.id, coalesce(u.staff_since, u.created_at), t.created_at, h.last_message_at, h.archived_seq, h.last_seq)),
+       t.kind, t.history, t.title, t.created_at,
+       h.last_seq, h.last_rev, h.log_floor, h.message_count, h.last_deleted_seq, h.last_message_at,
+       false, false, 'all', 0, 0, '0'::xid8, h.last_xid, h.member_count, h.archived_seq
+FROM users u
+JOIN threads t ON t.kind = 'contact'
+JOIN thread_heads h ON h.thread_id = t.id
+WHERE u.role <> 'member' AND u.deactivated_at IS NULL AND h.deleted_at IS NULL
+    AND NOT EXISTS (
+        SELECT FROM memberships m WHERE m.thread_id = t.id AND m.user_id = u.id AND m.left_rev IS NULL);
+DROP VIEW staff_doors;
 DROP FUNCTION conversation_row, conversation_unread;
 DROP TRIGGER contacts_shown ON contacts;
 DROP FUNCTION contacts_show;

@@ -15,14 +15,11 @@
 -- params: user_id, thread_id, after (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
-WITH sight AS MATERIALIZED (
-    SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
-), door AS (
-    -- Whoever sees something is in; only where there is nothing to see the door itself is asked.
-    SELECT h.archived_seq, h.last_rev FROM thread_heads h
-    WHERE h.thread_id = :thread_id AND (
-        EXISTS (SELECT FROM sight)
-        OR EXISTS (SELECT FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id))
+WITH door AS MATERIALIZED (
+    SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM door(:user_id, :thread_id) d
+), sight AS MATERIALIZED (
+    -- As the view sights, from the door that is open already.
+    SELECT s.low, s.high FROM door d, stretches(:user_id, :thread_id, d.history, d.archived_seq, d.last_seq) s
 ), page AS (
     SELECT m.*
     FROM sight s
@@ -36,12 +33,18 @@ WITH sight AS MATERIALIZED (
 ), reach AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
+), quoted AS MATERIALIZED (
+    -- All of them by one scan: they mostly lie side by side. Outside the reader's stretches a quote stays a bare seq.
+    SELECT m.*
+    FROM messages m
+    WHERE m.thread_id = :thread_id AND m.seq = ANY (ARRAY(SELECT p.reply_to FROM page p WHERE p.reply_to IS NOT NULL))
+        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
 ), author AS MATERIALIZED (
     -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
-    SELECT u.id, u AS account FROM users u WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p))
+    SELECT u.id, u AS account FROM users u
+    WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p UNION SELECT q.author_id FROM quoted q))
 ), items AS (
-    -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a.account, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    SELECT string_agg(message_json(p, a.account, q, qa.account, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
             CASE WHEN p.author_id = :user_id THEN (
                 SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
                 ELSE '' END),
@@ -49,11 +52,8 @@ WITH sight AS MATERIALIZED (
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
     JOIN author a ON a.id = p.author_id
-    LEFT JOIN LATERAL (
-        SELECT m.* FROM messages m
-        WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
-    LEFT JOIN users qa ON qa.id = q.author_id
+    LEFT JOIN quoted q ON q.seq = p.reply_to
+    LEFT JOIN author qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
 SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev, door.archived_seq,
@@ -67,14 +67,11 @@ FROM door, items;
 -- params: user_id, thread_id, before (seq, exclusive), size (1 to 100), direction (1: items ascend, -1: they descend)
 -- route:  GET /api/threads/<thread_id:id>/messages (hot: each thread opened, each scroll)
 -- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
-WITH sight AS MATERIALIZED (
-    SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
-), door AS (
-    -- Whoever sees something is in; only where there is nothing to see the door itself is asked.
-    SELECT h.archived_seq, h.last_rev FROM thread_heads h
-    WHERE h.thread_id = :thread_id AND (
-        EXISTS (SELECT FROM sight)
-        OR EXISTS (SELECT FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id))
+WITH door AS MATERIALIZED (
+    SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM door(:user_id, :thread_id) d
+), sight AS MATERIALIZED (
+    -- As the view sights, from the door that is open already.
+    SELECT s.low, s.high FROM door d, stretches(:user_id, :thread_id, d.history, d.archived_seq, d.last_seq) s
 ), page AS (
     SELECT m.*
     FROM sight s
@@ -88,12 +85,18 @@ WITH sight AS MATERIALIZED (
 ), reach AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
+), quoted AS MATERIALIZED (
+    -- All of them by one scan: they mostly lie side by side. Outside the reader's stretches a quote stays a bare seq.
+    SELECT m.*
+    FROM messages m
+    WHERE m.thread_id = :thread_id AND m.seq = ANY (ARRAY(SELECT p.reply_to FROM page p WHERE p.reply_to IS NOT NULL))
+        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
 ), author AS MATERIALIZED (
     -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
-    SELECT u.id, u AS account FROM users u WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p))
+    SELECT u.id, u AS account FROM users u
+    WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p UNION SELECT q.author_id FROM quoted q))
 ), items AS (
-    -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a.account, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    SELECT string_agg(message_json(p, a.account, q, qa.account, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
             CASE WHEN p.author_id = :user_id THEN (
                 SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
                 ELSE '' END),
@@ -101,11 +104,8 @@ WITH sight AS MATERIALIZED (
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
     JOIN author a ON a.id = p.author_id
-    LEFT JOIN LATERAL (
-        SELECT m.* FROM messages m
-        WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
-    LEFT JOIN users qa ON qa.id = q.author_id
+    LEFT JOIN quoted q ON q.seq = p.reply_to
+    LEFT JOIN author qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
 SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev, door.archived_seq,
@@ -117,34 +117,25 @@ FROM door, items;
 -- there, half after it, and more of the one side where the other is short. Columns as for page_after.
 -- params: user_id, thread_id, middle (seq), size (1 to 100)
 -- route:  GET /api/threads/<thread_id:id>/messages
--- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages and 2 x size entries of the index of each stretch, no Seq Scan on messages
-WITH sight AS MATERIALIZED (
-    SELECT low, high FROM sights WHERE user_id = :user_id AND thread_id = :thread_id
-), door AS (
-    -- Whoever sees something is in; only where there is nothing to see the door itself is asked.
-    SELECT h.archived_seq, h.last_rev FROM thread_heads h
-    WHERE h.thread_id = :thread_id AND (
-        EXISTS (SELECT FROM sight)
-        OR EXISTS (SELECT FROM doors d WHERE d.user_id = :user_id AND d.thread_id = :thread_id))
+-- plan:   memberships_open/memberships_mine, messages_pkey, users_pkey; at most size messages of each stretch, no Seq Scan on messages
+WITH door AS MATERIALIZED (
+    SELECT d.history, d.last_seq, d.last_rev, d.archived_seq FROM door(:user_id, :thread_id) d
+), sight AS MATERIALIZED (
+    -- As the view sights, from the door that is open already.
+    SELECT s.low, s.high FROM door d, stretches(:user_id, :thread_id, d.history, d.archived_seq, d.last_seq) s
 ), near AS (
-    -- Up to a full window on either side.
-    (SELECT m.seq
+    -- Up to a full window on either side. Seqs are dense: no row is looked at for that.
+    (SELECT n.seq
      FROM sight s
-     CROSS JOIN LATERAL (
-        SELECT m.seq FROM messages m
-        WHERE m.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high AND m.seq <= :middle
-        ORDER BY m.seq DESC
-        LIMIT :size) m
-     ORDER BY m.seq DESC LIMIT :size)
+     CROSS JOIN LATERAL generate_series(
+        greatest(s.low + 1, least(s.high, :middle) - :size::int + 1), least(s.high, :middle)) n (seq)
+     ORDER BY n.seq DESC LIMIT :size)
     UNION ALL
-    (SELECT m.seq
+    (SELECT n.seq
      FROM sight s
-     CROSS JOIN LATERAL (
-        SELECT m.seq FROM messages m
-        WHERE m.thread_id = :thread_id AND m.seq > s.low AND m.seq <= s.high AND m.seq > :middle
-        ORDER BY m.seq
-        LIMIT :size) m
-     ORDER BY m.seq LIMIT :size)
+     CROSS JOIN LATERAL (SELECT greatest(s.low, least(s.high, :middle)) AS middle) at
+     CROSS JOIN LATERAL generate_series(at.middle + 1, least(s.high, at.middle + :size::int)) n (seq)
+     ORDER BY n.seq LIMIT :size)
 ), nearest AS (
     -- The middle itself, unless it lies outside the reader's stretches.
     SELECT seq FROM near ORDER BY abs(seq - :middle), seq LIMIT 1
@@ -173,12 +164,18 @@ WITH sight AS MATERIALIZED (
 ), reach AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
+), quoted AS MATERIALIZED (
+    -- All of them by one scan: they mostly lie side by side. Outside the reader's stretches a quote stays a bare seq.
+    SELECT m.*
+    FROM messages m
+    WHERE m.thread_id = :thread_id AND m.seq = ANY (ARRAY(SELECT p.reply_to FROM page p WHERE p.reply_to IS NOT NULL))
+        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
 ), author AS MATERIALIZED (
     -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
-    SELECT u.id, u AS account FROM users u WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p))
+    SELECT u.id, u AS account FROM users u
+    WHERE u.id = ANY (ARRAY(SELECT p.author_id FROM page p UNION SELECT q.author_id FROM quoted q))
 ), items AS (
-    -- A quote outside the reader's stretches stays a bare seq: its lookup finds nothing.
-    SELECT string_agg(message_json(p, a.account, q, qa, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
+    SELECT string_agg(message_json(p, a.account, q, qa.account, CASE WHEN p.reactions IS NOT NULL THEN reactions_for(p, :user_id) END,
             CASE WHEN p.author_id = :user_id THEN (
                 SELECT status_of(p.seq, min(r.delivered), min(r.seen)) FROM reach r WHERE p.seq > r.low AND p.seq <= r.high)
                 ELSE '' END),
@@ -186,11 +183,8 @@ WITH sight AS MATERIALIZED (
         min(p.seq) AS low, max(p.seq) AS high
     FROM page p
     JOIN author a ON a.id = p.author_id
-    LEFT JOIN LATERAL (
-        SELECT m.* FROM messages m
-        WHERE m.thread_id = :thread_id AND m.seq = p.reply_to
-            AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high) OFFSET 0) q ON true
-    LEFT JOIN users qa ON qa.id = q.author_id
+    LEFT JOIN quoted q ON q.seq = p.reply_to
+    LEFT JOIN author qa ON qa.id = q.author_id
 )
 -- seqs are dense, so what lies before and after the page is told by the stretches alone.
 SELECT coalesce(items.items, '') AS items, items.low, items.high, door.last_rev, door.archived_seq,

@@ -83,7 +83,7 @@ def test_an_event_is_json_with_its_id_if_it_has_one() -> None:
 async def test_whoever_is_silent_is_asked_and_cut_off_when_they_do_not_answer() -> None:
     here, line = linked()
     now = here.heard_at
-    here.beat(now + link.PING_SECONDS)
+    here.beat(now + link.PING_SECONDS - 0.01)  # not a sum that rounds either way
     assert not line.got
     for second in range(1, int(link.PONG_SECONDS)):
         here.beat(now + link.PING_SECONDS + second)
@@ -100,7 +100,7 @@ async def test_whoever_is_silent_is_asked_and_cut_off_when_they_do_not_answer() 
 async def test_whoever_does_not_read_is_cut_off_later_and_not_asked() -> None:
     here, line = linked()
     line._can_write.clear()
-    here.beat(here.written_at + STALLED_SECONDS)
+    here.beat(here.written_at + STALLED_SECONDS - 0.01)
     assert line.transport is not None and not line.got and not here.take(b"x", 0.0)
     here.beat(here.written_at + STALLED_SECONDS + 1)
     assert line.transport is None
