@@ -4,6 +4,7 @@ import asyncio
 import gc
 from typing import Any
 
+import asyncpg
 import orjson
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
@@ -17,6 +18,7 @@ from server.base.errors import AWAY, BadRequest
 from server.base.front import ALWAYS, Front, garbled
 from server.base.http import Cursors, drain
 from server.base.limits import Limits
+from server.base.niceness import step_back_backend
 from server.base.passwords import Passwords
 from server.base.replica import Replica
 from server.base.settings import Settings
@@ -116,7 +118,16 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         ctx.presence = Presence(
             settings.redis_url, ctx.db, on=settings.presence, hub=ctx.hub, post=ctx.bus.post
         )
-        ctx.indexer = Indexer(ctx.db)
+
+        async def humble(conn: asyncpg.Connection) -> None:
+            step_back_backend(conn, settings.database_url)
+
+        ctx.indexing = Connections(
+            await open_pool(
+                settings.database_url, size=1, statement_cache=settings.db_statement_cache, begin=humble
+            )
+        )
+        ctx.indexer = Indexer(ctx.indexing)
 
         def changed(payload: bytes = b"") -> None:
             ctx.merged.hint(payload)
@@ -171,10 +182,10 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
             await ctx.replica.close()
         try:
             async with asyncio.timeout(2):
-                await asyncio.gather(ctx.tailing.close(), ctx.db.close())
+                await asyncio.gather(ctx.indexing.close(), ctx.tailing.close(), ctx.db.close())
         except AWAY:  # it takes too long; or the database is gone already, as when the supervisor was killed
-            ctx.tailing.terminate()
-            ctx.db.terminate()
+            for pool in (ctx.indexing, ctx.tailing, ctx.db):
+                pool.terminate()
 
     app.before_server_start(start)
     app.before_server_stop(stop)

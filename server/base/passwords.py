@@ -1,11 +1,7 @@
 """Passwords: argon2id, off the event loop and behind everything else."""
 
 import asyncio
-import contextlib
-import os
 import secrets
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -13,9 +9,9 @@ from typing import TypeVar
 import argon2
 
 from server.base.errors import Unavailable
+from server.base.niceness import step_back
 
 T = TypeVar("T")
-NICENESS = 15  # of the hashing threads: whoever only wants an answer goes before them
 
 
 class Passwords:
@@ -29,7 +25,7 @@ class Passwords:
     def __init__(self, *, braked: bool) -> None:
         self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._threads = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="password", initializer=_step_back
+            max_workers=1, thread_name_prefix="password", initializer=step_back
         )
         # Compared with when there is no such account, so that it takes as long as a wrong password.
         self._nobody = self._hasher.hash(secrets.token_hex(16))
@@ -63,10 +59,3 @@ class Passwords:
     def close(self) -> None:
         """No more of it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _step_back() -> None:
-    """On Linux each thread has a niceness of its own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -393,7 +393,7 @@ async def _grow(
         block_id = await write(conn, block_id, piece)
         if n < len(parts) - 1:
             await ungram(conn, id=block_id)
-            await gram(conn, id=block_id, grams=piece.grams())
+            await gram(conn, id=block_id, grams=await piece.grams_in_between())
         await asyncio.sleep(0)
 
 
@@ -412,7 +412,7 @@ async def _mend(conn: asyncpg.Connection, block: asyncpg.Record, changed: dict[K
     piece = grams.Piece([after[key] for key in sorted(after)])
     await write(conn, block["id"], piece, block["loose"] + 1, stale)
     if came:
-        await gram(conn, id=block["id"], grams=grams.Piece(came).grams())
+        await gram(conn, id=block["id"], grams=await grams.Piece(came).grams_in_between())
 
 
 async def _anew(conn: asyncpg.Connection, block: asyncpg.Record, after: dict[Key, Entry]) -> None:
@@ -422,7 +422,7 @@ async def _anew(conn: asyncpg.Connection, block: asyncpg.Record, after: dict[Key
         return
     for n, piece in enumerate(grams.pieces([after[key] for key in sorted(after)])):
         block_id = await write(conn, block["id"] if n == 0 else None, piece)
-        await gram(conn, id=block_id, grams=piece.grams())
+        await gram(conn, id=block_id, grams=await piece.grams_in_between())
         await asyncio.sleep(0)
 
 

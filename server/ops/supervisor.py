@@ -241,7 +241,7 @@ class Supervisor:
         self.starting = self._spawn("server.ops.starting")
         database_url, redis_url = self.settings.database_url, self.settings.redis_url
         if not database_url:
-            connections = (self.settings.workers + 1) * (self.settings.db_pool_size + 1) + SPARE_CONNECTIONS
+            connections = (self.settings.workers + 1) * (self.settings.db_pool_size + 2) + SPARE_CONNECTIONS
             postgres = Postgres(self.settings.data_dir, connections=connections)
             self._keep(postgres)
             database_url = postgres.url()
