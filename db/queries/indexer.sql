@@ -73,13 +73,12 @@ CROSS JOIN LATERAL (SELECT * FROM messages WHERE thread_id = asked.thread_id AND
 CROSS JOIN LATERAL (SELECT kind FROM threads WHERE id = asked.thread_id OFFSET 0) t;
 
 -- name: newest :one
--- The block that still grows. No row when there is none.
+-- The block that still grows, where it begins, and which transaction has written it (stamp): whoever was that knows the
+-- rest. No row when there is none.
 -- params:
 -- job:    indexer (hot)
--- plan:   search_blocks_in_order; one row
-SELECT b.*, ARRAY(
-    SELECT t.kind = 'contact' FROM unnest(b.thread_ids) WITH ORDINALITY AS said (thread_id, n)
-    CROSS JOIN LATERAL (SELECT kind FROM threads WHERE id = said.thread_id OFFSET 0) t ORDER BY said.n) AS inbox
+-- plan:   search_blocks_in_order; one row, without its long values
+SELECT b.id, b.at, b.thread_id, b.seq, b.xmin::text AS stamp
 FROM search_blocks b
 ORDER BY b.at DESC, b.thread_id DESC, b.seq DESC
 LIMIT 1;
@@ -87,7 +86,7 @@ LIMIT 1;
 -- name: some :many
 -- These blocks.
 -- params: ids (bigint[])
--- job:    indexer
+-- job:    indexer (hot: the newest one, when another worker has written it)
 -- plan:   search_blocks_pkey, threads_pkey; these rows, and the threads of their messages
 SELECT b.*, ARRAY(
     SELECT t.kind = 'contact' FROM unnest(b.thread_ids) WITH ORDINALITY AS said (thread_id, n)
@@ -106,18 +105,18 @@ SELECT asked.n, coalesce((
     SELECT b.id FROM search_blocks b ORDER BY b.at, b.thread_id, b.seq LIMIT 1)) AS id
 FROM unnest(:ats::bigint[], :thread_ids::bigint[], :seqs::bigint[]) WITH ORDINALITY AS asked (at, thread_id, seq, n);
 
--- name: make :value
--- A new block; its id.
+-- name: make :one
+-- A new block; its id, and the stamp that it has now.
 -- params: at, thread_id, seq, ats, thread_ids, seqs, author_ids, text
 -- job:    indexer
 -- plan:   none
 -- locks:  the new row
 INSERT INTO search_blocks (at, thread_id, seq, ats, thread_ids, seqs, author_ids, text)
 VALUES (:at, :thread_id, :seq, :ats, :thread_ids, :seqs, :author_ids, :text)
-RETURNING id;
+RETURNING id, xmin::text AS stamp;
 
--- name: remake :exec
--- Another content of a block; loose: how often since its grams were made; stale: how many messages have left it or changed
+-- name: remake :one
+-- Another content of a block; the same comes back. loose: how often since its grams were made; stale: how many messages have left it or changed
 -- since. Its grams are made again when that is worth it, or after a day.
 -- params: id, at, thread_id, seq, ats, thread_ids, seqs, author_ids, text, loose, stale, enough
 -- job:    indexer (hot)
@@ -129,7 +128,8 @@ SET at = :at, thread_id = :thread_id, seq = :seq, ats = :ats, thread_ids = :thre
         WHEN :loose = 0 THEN NULL
         WHEN :stale >= :enough::int THEN clock_timestamp()
         ELSE coalesce(tidy_at, clock_timestamp() + interval '1 day') END
-WHERE id = :id;
+WHERE id = :id
+RETURNING id, xmin::text AS stamp;
 
 -- name: unmake :exec
 -- A block in which no message is left; after `ungram`.
@@ -155,13 +155,13 @@ INSERT INTO search_grams (block_id, grams) VALUES (:id, :grams);
 -- locks:  these rows
 DELETE FROM search_grams WHERE block_id = :id;
 
--- name: move :exec
--- What has been seen.
+-- name: move :value
+-- What has been seen; when it was.
 -- params: place (pg_snapshot, as text)
 -- job:    indexer (hot)
 -- plan:   search_place: its one row
 -- locks:  search_place, which is held
-UPDATE search_place SET place = :place, moved_at = clock_timestamp() WHERE one;
+UPDATE search_place SET place = :place, moved_at = clock_timestamp() WHERE one RETURNING moved_at;
 
 -- name: delay :exec
 -- These are to be looked at later.

@@ -1,8 +1,10 @@
 """The index of messages is kept as they change, after the commits. SQL: db/queries/indexer.sql. What it is: grams.py.
 
 Each worker tries, when somebody says that something has changed and once a second; whoever holds the one row of
-search_place does it, the others pass. What has been committed since the place is found as the user streams find it,
-and the place moves in the transaction that takes it in; so after a crash it goes on there, and nothing is left out.
+search_place does it, the others pass. Whoever has done it goes on with it while there is something to do, for it knows
+what is in the newest block: the others leave it alone until it stands still. What has been committed since the place is
+found as the user streams find it, and the place moves in the transaction that takes it in; so after a crash it goes on
+there, and nothing is left out.
 
 Most of it goes to the newest block, which is small work. What belongs into older ones (imports, edits, deletions) is
 put aside in search_late, and taken some blocks at a time: it holds up nothing that is new.
@@ -10,8 +12,11 @@ put aside in search_late, and taken some blocks at a time: it holds up nothing t
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
@@ -22,7 +27,8 @@ from server.base.errors import AWAY
 from server.grams import Entry, Key
 from server.live.merged import Place, known
 
-LOOK_SECONDS = 0.8  # between two looks, at least: each writes the newest block anew
+LOOK_SECONDS = 1.1  # between two looks, at least: each writes the newest block anew, some 10 ms of work
+STILL_SECONDS = 1.5  # without a move of the place, then another worker may take over
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 BEHIND_SECONDS = 2.0  # what is promised
@@ -81,7 +87,7 @@ async def make(
     seqs: list[int],
     author_ids: list[int],
     text: str,
-) -> int: ...
+) -> asyncpg.Record: ...
 
 
 @query
@@ -100,7 +106,7 @@ async def remake(
     loose: int,
     stale: int,
     enough: int,
-) -> str: ...
+) -> asyncpg.Record: ...
 
 
 @query
@@ -116,7 +122,7 @@ async def ungram(db: Db, *, id: int) -> str: ...
 
 
 @query
-async def move(db: Db, *, place: str) -> str: ...
+async def move(db: Db, *, place: str) -> datetime: ...
 
 
 @query
@@ -139,13 +145,35 @@ async def untidy(db: Db) -> int | None: ...
 async def state(db: Db) -> asyncpg.Record: ...
 
 
+@dataclass
+class Newest:
+    """The block that still grows, as one has seen it or written it: as long as it has this stamp, that is how it is."""
+
+    id: int
+    begin: Key
+    stamp: str
+    entries: dict[Key, Entry]
+
+
+@dataclass
+class Memory:
+    """What a worker remembers of its last look, to save itself the next."""
+
+    newest: Newest | None = None
+    moved_at: datetime | None = None  # the place, by this worker
+
+
 class Indexer:
     """That of a worker."""
 
     def __init__(self, db: Connections, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db, self._clock = db, clock
         self.behind, self._caught_up = False, clock()
-        self._moved_at: object = None  # of the place, when another was last seen at work
+        self._memory = Memory()
+        self._moved_at: datetime | None = None  # of the place, at the last round
+        self._moved_before: datetime | None = None  # and at the last look
+        self._others_at = -math.inf  # when another worker was last seen to have moved it
+        self._any = False  # whether there was anything to do
         self._hinted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tidied = 0.0
@@ -181,7 +209,9 @@ class Indexer:
         left, pause, current = None, LOOK_SECONDS, False
         try:
             left = await self.round()
-            current = left is False or (left is None and await self._goes_on())
+            # Another worker who gets on, or has nothing to do, says itself how far behind it is.
+            goes_on = self._moved_at != self._moved_before or not self._any
+            current, self._moved_before = left is False or (left is None and goes_on), self._moved_at
         except AWAY as error:
             log.event("search.blind", level="warning", reason=type(error).__name__)
             pause = RETRY_SECONDS
@@ -196,24 +226,27 @@ class Indexer:
             log.event("search.behind" if self.behind else "search.caught_up", level="warning")
         return bool(left), pause
 
-    async def _goes_on(self) -> bool:
-        """Whether another worker, who is at work, gets on or has nothing to do: how far behind, it says itself."""
-        async with self._db.acquire() as conn:
-            row = await waits(conn)
-        moved_at, self._moved_at = self._moved_at, row["moved_at"]
-        return moved_at != row["moved_at"] or not row["any"]
+    def _is_left_alone(self, asked: asyncpg.Record) -> bool:
+        """Whether another worker is at it."""
+        moved_at, mine = asked["moved_at"], asked["moved_at"] == self._memory.moved_at
+        if not mine and self._moved_at not in (None, moved_at):
+            self._others_at = self._clock()
+        self._moved_at, self._any = moved_at, asked["any"]
+        return not mine and self._clock() - self._others_at < STILL_SECONDS
 
     async def round(self) -> bool | None:
         """Take in what there is, within bounds. Whether more is left; None when another worker does it."""
         self._hinted.clear()
         async with self._db.acquire() as conn:
             asked = await waits(conn)  # takes nothing: an idle server writes nothing
+            if self._is_left_alone(asked):
+                return None
             if asked["any"] or asked["foreign_place"]:
-                more = await take_new(conn)
+                more = await take_new(conn, self._memory)
                 if more is not False:
                     return more
             if asked["late"] or asked["any"]:
-                more = await take_late(conn)
+                more = await take_late(conn, self._memory)
                 if more is not False:
                     return more
             if time.monotonic() - self._tidied >= TIDY_SECONDS:
@@ -222,8 +255,9 @@ class Indexer:
         return False
 
 
-async def take_new(conn: asyncpg.Connection) -> bool | None:
+async def take_new(conn: asyncpg.Connection, memory: Memory | None = None) -> bool | None:
     """What has been committed since the place: into the newest block, or aside. Whether there is more; None: held."""
+    memory = memory or Memory()
     async with conn.transaction():
         row = await hold(conn)
         if row is None:
@@ -233,16 +267,16 @@ async def take_new(conn: asyncpg.Connection) -> bool | None:
         here = known(rows[0]["place"])
         if seen.end > here.end:  # of another cluster: a dump that was restored
             log.event("search.lost", level="error", remedy="bobbin search rebuild")
-            await move(conn, place=here.text)
+            memory.moved_at = await move(conn, place=here.text)
             return False
         found = [row for row in rows if row["xid"] is not None]
         if not found:
             if seen.open - here.open:
-                await move(conn, place=here.text)
+                memory.moved_at = await move(conn, place=here.text)
             return False
         pairs, reached, more = await _taken(conn, seen, here, found)
-        await take(conn, await entries_now(conn, pairs))
-        await move(conn, place=reached)
+        await take(conn, memory, await entries_now(conn, pairs))
+        memory.moved_at = await move(conn, place=reached)
         return more
 
 
@@ -297,22 +331,36 @@ async def entries_now(conn: asyncpg.Connection, pairs: Iterable[tuple[int, int]]
     return found
 
 
-async def take(conn: asyncpg.Connection, changed: dict[Key, Entry | None]) -> None:
+async def take(conn: asyncpg.Connection, memory: Memory, changed: dict[Key, Entry | None]) -> None:
     """Into the newest block what belongs there, and the rest aside."""
     if not changed:
         return
-    block = await newest(conn)
-    low = (block["at"], block["thread_id"], block["seq"]) if block is not None else None
-    current = {key: one for key, one in changed.items() if low is None or key >= low}
+    begin = await _recall(conn, memory)
+    current = {key: one for key, one in changed.items() if begin is None or key >= begin}
     aside = sorted(changed.keys() - current.keys())
     if current:
-        await _grow(conn, block, current)
+        await _grow(conn, memory, current)
     if aside:
         await delay(conn, **columns(aside))
 
 
-async def take_late(conn: asyncpg.Connection) -> bool | None:
+async def _recall(conn: asyncpg.Connection, memory: Memory) -> Key | None:
+    """Where the newest block begins, if there is one; memory.newest is what is in it then."""
+    row = await newest(conn)
+    known = memory.newest
+    if row is None:
+        memory.newest = None
+        return None
+    begin = (row["at"], row["thread_id"], row["seq"])
+    if known is None or (known.id, known.stamp) != (row["id"], row["stamp"]):
+        (block,) = await some(conn, ids=[row["id"]])
+        memory.newest = Newest(row["id"], begin, row["stamp"], _entries(block))
+    return begin
+
+
+async def take_late(conn: asyncpg.Connection, memory: Memory | None = None) -> bool | None:
     """Some of what was put aside, into the blocks to which it belongs."""
+    memory = memory or Memory()
     async with conn.transaction():
         if await hold(conn) is None:
             return None
@@ -326,12 +374,13 @@ async def take_late(conn: asyncpg.Connection) -> bool | None:
         chosen = dict(list(by_block.items())[:LATE_BLOCKS])
         taken = [key for mine in chosen.values() for key in mine]
         changed = await entries_now(conn, [(key[1], key[2]) for key in taken])
-        top = await newest(conn)
+        await _recall(conn, memory)
+        top = memory.newest
         blocks = {row["id"]: row for row in await some(conn, ids=[one for one in chosen if one is not None])}
         for block_id, mine in chosen.items():
             told = {key: changed.get(key) for key in mine}  # what is not there has been archived
-            if top is None or block_id == top["id"]:
-                await _grow(conn, top, told)
+            if top is None or block_id == top.id:
+                await _grow(conn, memory, told)
             else:
                 await _mend(conn, blocks[block_id], told)
             await asyncio.sleep(0)
@@ -376,25 +425,27 @@ def _merged(
     return after, came, bool(gone)
 
 
-async def _grow(
-    conn: asyncpg.Connection, block: asyncpg.Record | None, changed: dict[Key, Entry | None]
-) -> None:
-    """The newest block. It has no grams until it is full: searches always look into it."""
-    after, came, left = _merged(_entries(block) if block is not None else {}, changed)
+async def _grow(conn: asyncpg.Connection, memory: Memory, changed: dict[Key, Entry | None]) -> None:
+    """The newest block, as it is remembered. It has no grams until it is full: searches always look into it."""
+    block, memory.newest = memory.newest, None  # until it is written: what fails on the way is not remembered
+    after, came, left = _merged(block.entries if block is not None else {}, changed)
     if not came and not left:
+        memory.newest = block
         return
     if block is not None and not after:
-        await ungram(conn, id=block["id"])
-        await unmake(conn, id=block["id"])
+        await ungram(conn, id=block.id)
+        await unmake(conn, id=block.id)
         return
     parts = grams.pieces([after[key] for key in sorted(after)])
     for n, piece in enumerate(parts):
-        block_id = block["id"] if block is not None and n == 0 else None
-        block_id = await write(conn, block_id, piece)
+        written = await write(conn, block.id if block is not None and n == 0 else None, piece)
         if n < len(parts) - 1:
-            await ungram(conn, id=block_id)
-            await gram(conn, id=block_id, grams=await piece.grams_in_between())
+            await ungram(conn, id=written["id"])
+            await gram(conn, id=written["id"], grams=await piece.grams_in_between())
         await asyncio.sleep(0)
+    memory.newest = Newest(
+        written["id"], piece.entries[0].key, written["stamp"], {one.key: one for one in piece.entries}
+    )
 
 
 async def _mend(conn: asyncpg.Connection, block: asyncpg.Record, changed: dict[Key, Entry | None]) -> None:
@@ -421,18 +472,17 @@ async def _anew(conn: asyncpg.Connection, block: asyncpg.Record, after: dict[Key
         await unmake(conn, id=block["id"])
         return
     for n, piece in enumerate(grams.pieces([after[key] for key in sorted(after)])):
-        block_id = await write(conn, block["id"] if n == 0 else None, piece)
-        await gram(conn, id=block_id, grams=await piece.grams_in_between())
+        written = await write(conn, block["id"] if n == 0 else None, piece)
+        await gram(conn, id=written["id"], grams=await piece.grams_in_between())
         await asyncio.sleep(0)
 
 
 async def write(
     conn: asyncpg.Connection, block_id: int | None, piece: grams.Piece, loose: int = 0, stale: int = 0
-) -> int:
-    """The content of a block, or of a new one; its id."""
+) -> asyncpg.Record:
+    """The content of a block, or of a new one; its id and its stamp."""
     names = ("at", "thread_id", "seq", "ats", "thread_ids", "seqs", "author_ids", "text")
     row = dict(zip(names, piece.row(), strict=True))
     if block_id is None:
         return await make(conn, **row)  # type: ignore[arg-type]
-    await remake(conn, id=block_id, loose=loose, stale=stale, enough=STALE, **row)  # type: ignore[arg-type]
-    return block_id
+    return await remake(conn, id=block_id, loose=loose, stale=stale, enough=STALE, **row)  # type: ignore[arg-type]

@@ -91,8 +91,8 @@ async def _anew(conn: asyncpg.Connection, after: Key, keys: list[Key]) -> None:
     # What lies beyond has a block of its own: there this goes on.
     within = [one for one in living if one.key <= last]
     for piece in grams.pieces(within) + grams.pieces(living[len(within) :]):
-        block_id = await indexer.write(conn, None, piece)
-        await indexer.gram(conn, id=block_id, grams=piece.grams())
+        written = await indexer.write(conn, None, piece)
+        await indexer.gram(conn, id=written["id"], grams=piece.grams())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
