@@ -25,7 +25,7 @@ PARTS, LEAST = 10, 2
 WORD = re.compile(r'(?<!\S)"([^"]+)"(?!\S)|(\S+)')
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-CACHED_WORDS, CACHED_LENGTH = 100_000, 16
+CACHED_WORDS, CACHED_LENGTH = 40_000, 16
 AROUND, SNIPPET = 60, 240  # characters before the first hit, and in all
 
 Key = tuple[int, int, int]  # at, thread_id, seq

@@ -178,10 +178,8 @@ async def list_conversations(request: Request, query: ConversationQuery) -> HTTP
         row = await latest_of(ctx.reads, user_id=me, status=query.status, skip=skip, size=query.pageSize)
     staff(row and row["role"])
     assert row is not None
-    return json_bytes(
-        f'{{"conversations":[{row["conversations"] or ""}],'
-        f"{pagination(query.page, query.pageSize, row['total'])}}}"
-    )
+    shown, told = row["conversations"] or b"", pagination(query.page, query.pageSize, row["total"])
+    return json_bytes(b'{"conversations":[%b],%b}' % (shown, told.encode()))
 
 
 list_conversations.admits = True  # type: ignore[attr-defined]  # its statement asks for the role: a question less

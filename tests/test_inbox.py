@@ -730,8 +730,8 @@ async def test_a_page_at_any_depth_is_the_one_that_counting_off_finds(town: asyn
         await change.rollback()
 
 
-def ids(conversations: str | None) -> list[int]:
-    return [one["id"] for one in orjson.loads(f"[{conversations or ''}]")]
+def ids(conversations: bytes | None) -> list[int]:
+    return [one["id"] for one in orjson.loads(b"[%b]" % (conversations or b""))]
 
 
 async def test_the_list_is_planned_once_and_not_for_each_request(town: asyncpg.Connection) -> None:

@@ -4,7 +4,7 @@
 -- Which conversations a filtered page has, is asked in server/inbox.py, for its caller chooses the filters.
 
 -- name: latest :one
--- A page of all conversations, latest first, as one of the staff sees it: conversations (JSON), and how many there are in
+-- A page of all conversations, latest first, as one of the staff sees it: conversations (JSON, as bytes), and how many there are in
 -- all (total); role is that of who asks. No row when that is nobody; neither page nor total for a member.
 -- A page further back passes over whole days, whose numbers are kept.
 -- params: user_id, skip (conversations before the page), size (1 to 100)
@@ -40,8 +40,9 @@ WITH reader AS MATERIALIZED (
     LIMIT :size
 )
 SELECT reader.role,
-    (SELECT string_agg(row.conversation, ',' ORDER BY n.last_at DESC, n.thread_id DESC)
-     FROM page n CROSS JOIN LATERAL conversation_row(n, :user_id, reader.since) row) AS conversations,
+    convert_to((
+        SELECT string_agg(row.conversation, ',' ORDER BY n.last_at DESC, n.thread_id DESC)
+        FROM page n CROSS JOIN LATERAL conversation_row(n, :user_id, reader.since) row), 'UTF8') AS conversations,
     (SELECT coalesce(sum(t.count), 0)::bigint FROM tallies t WHERE t.name = 'conversations' AND reader.role <> 'member') AS total
 FROM reader;
 
@@ -80,8 +81,9 @@ WITH reader AS MATERIALIZED (
     LIMIT :size
 )
 SELECT reader.role,
-    (SELECT string_agg(row.conversation, ',' ORDER BY n.last_at DESC, n.thread_id DESC)
-     FROM page n CROSS JOIN LATERAL conversation_row(n, :user_id, reader.since) row) AS conversations,
+    convert_to((
+        SELECT string_agg(row.conversation, ',' ORDER BY n.last_at DESC, n.thread_id DESC)
+        FROM page n CROSS JOIN LATERAL conversation_row(n, :user_id, reader.since) row), 'UTF8') AS conversations,
     (SELECT coalesce(sum(t.count), 0)::bigint FROM tallies t WHERE t.name = :status AND reader.role <> 'member') AS total
 FROM reader;
 

@@ -107,16 +107,21 @@ SELECT coalesce((SELECT min(xid) FROM open), greatest(after, own + 1)) || ':' ||
     || coalesce((SELECT string_agg(xid::text, ',' ORDER BY xid) FROM open), '') AS place
 FROM now;
 
--- name: show_latest :exec
--- What the inbox shows of the latest message of each conversation that has one and does not show it yet.
--- params:
--- cli:    bobbin seed --contacts
--- plan:   any: once per command; all conversations, and a message of each
--- locks:  the conversations
-UPDATE conversations n
-SET last_author_id = m.author_id, content = left(m.text, 200)
-FROM messages m
-WHERE n.last_author_id IS NULL AND m.thread_id = n.thread_id AND m.seq = n.last_seq;
+-- name: show :exec
+-- Into the inbox, once the messages are there: these conversations (as JSON, by the columns of the table) with what is shown
+-- of their latest messages. Once, for each of these rows is made as JSON for the list, and has its place in four indexes.
+-- params: lines (texts, each an object)
+-- cli:    bobbin seed
+-- plan:   messages_pkey; a message for each row
+-- locks:  the new rows
+INSERT INTO conversations (thread_id, contact_id, name, phone_number, created_at, last_at, last_seq, status, snoozed_until,
+    assignee_id, labels, last_author_id, content)
+SELECT n.thread_id, n.contact_id, n.name, n.phone_number, n.created_at, n.last_at, n.last_seq, n.status, n.snoozed_until,
+    n.assignee_id, n.labels, m.author_id, coalesce(left(m.text, 200), '')
+FROM unnest(:lines::text[]) AS line
+CROSS JOIN LATERAL json_populate_record(NULL::conversations, line::json) n
+LEFT JOIN LATERAL (
+    SELECT author_id, text FROM messages WHERE thread_id = n.thread_id AND seq = n.last_seq OFFSET 0) m ON true;
 
 -- name: move_search :exec
 -- All of it is in search_blocks. Their ids go on after the last.

@@ -8,6 +8,7 @@ built when all are there. Who uses the server meanwhile waits. In any other data
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -15,12 +16,13 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Self, TextIO, TypeAlias
 
 import asyncpg
+import orjson
 from tqdm import tqdm
 
 from server import grams
@@ -65,10 +67,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "thread_heads": ("thread_id", "last_seq", "last_rev", "message_count", "last_message_at"),
-    "conversations": (
-        *("thread_id", "contact_id", "name", "phone_number", "created_at", "last_at", "last_seq"),
-        *("status", "snoozed_until", "assignee_id", "labels"),
-    ),
     "memberships": (
         *("thread_id", "user_id", "joined_rev", "joined_seq", "joined_at", "role", "read_seq"),
         *("seen_seq", "seen_at", "delivered_seq", "delivered_at"),
@@ -76,6 +74,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": slices.MESSAGE,
     "changes": slices.CHANGED,
 }
+PLACED = (  # of conversations: their messages must be there before them (show)
+    *("thread_id", "contact_id", "name", "phone_number", "created_at", "last_at", "last_seq"),
+    *("status", "snoozed_until", "assignee_id", "labels"),
+)
+TABLES = (*COLUMNS, "conversations")
+SHOWN = 2_000  # conversations at once
 
 
 @query
@@ -95,7 +99,7 @@ async def said(db: Db, *, size: int) -> Rows: ...
 @query
 async def seen(db: Db) -> asyncpg.Record: ...
 @query
-async def show_latest(db: Db) -> str: ...
+async def show(db: Db, *, lines: list[str]) -> str: ...
 @query
 async def move_search(db: Db, *, place: str) -> str: ...
 @query
@@ -265,8 +269,8 @@ async def plant(
         progress.say(statement.partition(" USING")[0])
         with report.timed("index of search" if "search_grams_found" in statement else "other indexes"):
             await conn.execute(statement)
-    with report.timed("what the inbox shows"):
-        await show_latest(conn)
+    with report.timed("conversations"):
+        await show_all(conn, Tables(inbox).placed())
     await move_search(conn, place=place["place"])
     report.contacts, report.messages = plan.contacts, plan.messages
     report.conversations = sum(seq > 0 for seq in inbox.seqs)
@@ -275,10 +279,10 @@ async def plant(
 async def settle(conn: asyncpg.Connection, report: Report) -> None:
     """After the commit: tell the planner, look what it has come to."""
     with report.timed("analysis"):
-        await conn.execute(f"VACUUM (ANALYZE) {', '.join(COLUMNS)}, tallies, search_blocks, search_late")
+        await conn.execute(f"VACUUM (ANALYZE) {', '.join(TABLES)}, tallies, search_blocks, search_late")
         # Whose statistics are those of an expression, millions of lexemes: half a minute, and nobody plans by them.
         await conn.execute("VACUUM search_grams")
-    for row in await sizes(conn, names=[*COLUMNS, *FOUND_BY[:2]]):
+    for row in await sizes(conn, names=[*TABLES, *FOUND_BY[:2]]):
         report.sizes[row["name"]] = (row["bytes"], row["of_indexes"])
     report.megabytes = memory_mb()
 
@@ -350,6 +354,13 @@ async def _copy(
     await conn.copy_to_table(table, source=chunks(), columns=list(columns), format="binary", freeze=freeze)
 
 
+async def show_all(conn: asyncpg.Connection, rows: Iterable[tuple[object, ...]]) -> None:
+    """Conversations into the inbox, by PLACED; their messages are there, and an index of them."""
+    lines = (orjson.dumps(dict(zip(PLACED, row, strict=True))).decode() for row in rows)
+    while some := list(itertools.islice(lines, SHOWN)):
+        await show(conn, lines=some)
+
+
 class Inbox:
     """What is known of each contact when all is said, as arrays: there may be millions of them."""
 
@@ -392,8 +403,11 @@ class Tables:
         yield "threads", map(self.threads, everyone)
         yield "contacts", map(self.contacts, everyone)
         yield "thread_heads", map(self.heads, everyone)
-        yield "conversations", map(self.conversations, everyone)
         yield "memberships", self.memberships()
+
+    def placed(self) -> Iterator[tuple[object, ...]]:
+        """The conversations, by PLACED."""
+        return map(self.conversations, range(self._plan.contacts))
 
     def _created(self, contact: int) -> datetime:
         since = self._inbox.since[contact]

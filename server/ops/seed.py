@@ -273,6 +273,7 @@ async def plant_customers(
     """The contacts, each with what was said to and fro. Who has answered has read up to there."""
     place = await masses.reserve(conn, size=len(CUSTOMERS))
     tables: dict[str, list[tuple[object, ...]]] = {table: [] for table in masses.COLUMNS}
+    placed: list[tuple[object, ...]] = []
     for number, one in enumerate(CUSTOMERS):
         contact, thread, agent = (
             place["low_user"] + number,
@@ -304,7 +305,7 @@ async def plant_customers(
         )
         tables["thread_heads"].append((thread, count, count, count, times[-1]))
         wakes = until + timedelta(days=7) if one.status == "snoozed" else None
-        tables["conversations"].append(
+        placed.append(
             (
                 thread,
                 contact,
@@ -333,7 +334,7 @@ async def plant_customers(
             tables["changes"].append((thread, seq, "message", seq))
     for table, rows in tables.items():
         await conn.copy_records_to_table(table, records=rows, columns=masses.COLUMNS[table])
-    await masses.show_latest(conn)
+    await masses.show_all(conn, placed)
 
 
 async def plant_talk(conn: asyncpg.Connection, talk: Talk, ids: dict[str, int]) -> None:
