@@ -35,6 +35,7 @@ from server.live.outlet import STALLED_SECONDS
 from server.live.presence import Presence
 from server.live.typists import Typists
 from server.ops.archive import Retention
+from server.pages import add_pages
 from server.receipts import Receipts
 from server.routes import ROUTES, add_routes, allowed, answer_to
 from server.sessions import SignIns
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     described = openapi.document(ROUTES)
     app.ctx.openapi, app.ctx.docs = orjson.dumps(described), openapi.page(described)
     add_routes(app)
+    add_pages(app)
 
     async def start(app: Sanic[Any, Any]) -> None:
         log.capture_libraries()

@@ -216,7 +216,8 @@ def _methods(route: Route) -> list[str]:
 
 def allowed(address: str) -> str:
     """The methods that an address takes, as the header Allow has them; Sanic tells them of some addresses only."""
-    return ", ".join(method for route in ROUTES if route.leads_to(address) for method in _methods(route))
+    found = [method for route in ROUTES if route.leads_to(address) for method in _methods(route)]
+    return ", ".join(found or ("GET", "HEAD"))  # else it is a page (server.pages.py)
 
 
 def _identifier(value: str) -> int:
