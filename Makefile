@@ -29,10 +29,10 @@ dev: ## the same, reloaded when a .py or .sql file changes
 test: ## the tests, ARGS="-k page" for some; COVER=1 measures coverage
 	$(INSTALL) requirements-dev.lock
 ifndef COVER
-	@$(PY) -m pytest -n 3 $(ARGS)
+	@$(PY) -m pytest -n 2 $(ARGS)
 else
 	@$(PY) -m coverage erase
-	@$(PY) -m coverage run -m pytest -n 3 $(ARGS)
+	@$(PY) -m coverage run -m pytest -n 2 $(ARGS)
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report
 endif

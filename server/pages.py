@@ -5,6 +5,7 @@ They are read once and kept compressed; a browser asks each time whether its cop
 
 import gzip
 import hashlib
+import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from server.base.errors import BadRequest, NotFound, noted, render
 from server.base.front import garbled, outer
 
 FOLDER = Path(__file__).parent / "web"
+METHODS = ("GET", "HEAD")
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -61,7 +63,12 @@ Handler = Callable[..., Coroutine[Any, Any, HTTPResponse]]
 def add_pages(app: Sanic[Any, Any]) -> None:
     """Give the page and its files their places. They are no part of the API, and open to everybody."""
     for number, (path, handler) in enumerate(PAGES):
-        app.add_route(_endpoint(path, handler), path, methods=["GET", "HEAD"], name=f"page_{number}")
+        app.add_route(_endpoint(path, handler), path, methods=METHODS, name=f"page_{number}")
+
+
+def leads_to(address: str) -> bool:
+    """Whether there is a page, or one of its files, at this address."""
+    return re.fullmatch(r"/|/threads/[1-9][0-9]*/?|/web/[^/]+/?", address) is not None
 
 
 def _endpoint(path: str, handler: Handler) -> Handler:

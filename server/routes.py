@@ -24,6 +24,7 @@ from server import (
     members,
     messages,
     openapi,
+    pages,
     pins,
     reactions,
     receipts,
@@ -217,7 +218,7 @@ def _methods(route: Route) -> list[str]:
 def allowed(address: str) -> str:
     """The methods that an address takes, as the header Allow has them; Sanic tells them of some addresses only."""
     found = [method for route in ROUTES if route.leads_to(address) for method in _methods(route)]
-    return ", ".join(found or ("GET", "HEAD"))  # else it is a page (server.pages.py)
+    return ", ".join(found or (pages.METHODS if pages.leads_to(address) else ()))
 
 
 def _identifier(value: str) -> int:

@@ -24,7 +24,8 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/api", "/api/", "/api/nothing", "/api/threads/1/nothing", "/api/threads/1/messages/1/x", "/api/me/x",
+        "/web", "/threads", "/api", "/api/", "/api/nothing", "/api/threads/1/nothing", "/api/threads/1/messages/1/x",
+        "/api/me/x", "/threads/01", "/threads/7/x", "/web/x/y",
         "/api/threads/x", "/api/threads/01", "/api/threads/-1", "/api/threads/+1", "/api/threads/1_0", "/api/threads/0",
         "/api/threads/1.0", "/api/threads/\u0661", "/api/threads/9223372036854775808", "/api/threads/1%0A",
         "/api/threads/1%00", "/livez/x", "/../etc/passwd", "/api//threads", "/%00", "/\u00fc", "/api/threads/1;x",
@@ -111,7 +112,6 @@ async def test_who_sends_all_of_a_body_that_is_too_large_still_gets_the_answer(a
         + b"\x00" * 200
         + b"\r\n\r\n",  # TLS where there is none
         b"BREW /livez HTTP/1.1\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nno colon here\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         b"GET /api/threads/\xff HTTP/1.1\r\n\r\n",

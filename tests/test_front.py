@@ -310,7 +310,7 @@ async def test_a_preflight_is_answered_for_every_address(
 
 
 async def test_a_preflight_of_an_unknown_address_is_a_404(outside: Api) -> None:
-    for path in ("/", "/api/nothing", "/api/threads/x", "/api/threads/0/messages"):
+    for path in ("/nothing", "/api/nothing", "/api/threads/x", "/api/threads/0/messages"):
         refused(await outside.ask("OPTIONS", path, headers={"Origin": OTHER}), 404, "not_found")
 
 
