@@ -740,14 +740,14 @@ CREATE FUNCTION public.status_of(seq bigint, delivered bigint, seen bigint) RETU
 
 CREATE FUNCTION public.stretches(reader bigint, thread bigint, history text, archived_seq bigint, last_seq bigint) RETURNS TABLE(low bigint, high bigint)
     LANGUAGE sql STABLE ROWS 2 PARALLEL SAFE
-    AS $$ SELECT greatest(s.low, archived_seq), s.high
-   FROM (SELECT 0::bigint AS low, last_seq AS high
-         WHERE history = 'all'
+    AS $$ SELECT greatest(s.low, stretches.archived_seq), s.high
+   FROM (SELECT 0::bigint AS low, stretches.last_seq AS high
+         WHERE stretches.history = 'all'
          UNION ALL
-         SELECT m.joined_seq, coalesce(m.left_seq, last_seq)
+         SELECT m.joined_seq, coalesce(m.left_seq, stretches.last_seq)
          FROM memberships m
-         WHERE history = 'joined' AND m.thread_id = thread AND m.user_id = reader) s
-   WHERE greatest(s.low, archived_seq) < s.high $$;
+         WHERE stretches.history = 'joined' AND m.thread_id = stretches.thread AND m.user_id = stretches.reader) s
+   WHERE greatest(s.low, stretches.archived_seq) < s.high $$;
 
 --
 -- Name: tally(text, bigint); Type: FUNCTION; Schema: public; Owner: -

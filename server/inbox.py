@@ -242,6 +242,12 @@ def listing(on: Filters) -> tuple[str, tuple[str, ...]]:
     def one_of(ids: Any) -> Any:
         return CustomFunction("ANY", ["ids"])(ids)
 
+    columns = {
+        "labels": on.label and on.found,
+        "assignee_id": on.assigned == "nobody" or (on.assigned == "one" and (on.found or on.label)),
+        "status": on.status and (on.found or on.label or on.assigned == "one"),
+        "contact_id": on.among,
+    }
     looks = (UNREAD_LOOKS if on.unread else COUNTED) + 1  # one more tells whether there are more
     rows, tagged, n = Table("conversations"), Table("conversation_labels"), Table("n")
     walk = PostgreSQLQuery.from_(rows).where(rows.last_at.isnotnull())
@@ -284,8 +290,9 @@ def listing(on: Filters) -> tuple[str, tuple[str, ...]]:
     if on.unread:
         row = f"conversation_unread(n::conversations, {given('user_id', 'bigint')}, {given('since', 'timestamptz')})"
         rest.append(Parameter(f"(SELECT r.unread FROM {row} r)") > 0)
-    narrow = (Field("thread_id"), Field("last_at"))  # where it is enough, mostly the index alone is read
-    walk = newest(walk.select(*([rows.star] if rest else narrow))).limit(looks)
+    # No more of a row than is compared: 10,000 whole ones do not fit into memory. Without any the index alone is read.
+    wanted = ["thread_id", "last_at", *(name for name, compared in columns.items() if compared)]
+    walk = newest(walk.select(*([rows.star] if on.unread else map(Field, wanted)))).limit(looks)
     fitting = PostgreSQLQuery.from_(Table("looked").as_("n")).select(n.thread_id, n.last_at)
     for condition in rest:
         fitting = fitting.where(condition)

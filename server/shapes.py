@@ -507,7 +507,7 @@ class Conversation(Shape):
     createdAt: Annotated[Time, Meta(description="of the last message")]
     unreadCount: Annotated[int, Meta(ge=0)]
     lastSeq: Seq
-    author: Annotated[Author, Meta(description="of the last message")]
+    author: Annotated[Author | None, Meta(description="of the last message; null: nobody knows any more")]
     status: Literal["open", "snoozed", "closed"]
     snoozedUntil: Time | None
     assignee: Assignee | None

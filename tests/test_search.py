@@ -820,18 +820,18 @@ async def test_a_block_is_tidied_up_when_enough_has_left_it_or_after_a_day(
 async def test_whoever_keeps_it_goes_on_and_another_takes_over_when_it_stands_still(
     log: Log, db_url: str
 ) -> None:
-    """The clock is the test's. What a worker remembers is never taken for what another has written since."""
-    times = [0.0]
+    """What a worker remembers is never taken for what another has written since."""
     db = Connections(await open_pool(db_url, size=2, statement_cache=10))
-    one, other = (indexer.Indexer(db, clock=lambda: times[0]) for _ in range(2))
-    moved = "SELECT moved_at FROM search_place"
+    one, other = indexer.Indexer(db), indexer.Indexer(db)
 
-    async def works(who: indexer.Indexer, seconds: float) -> bool:
-        """So much later: does it take in what is new?"""
-        times[0] += seconds
-        before = await log.conn.fetchval(moved)
+    async def works(who: indexer.Indexer, seconds: float = 0) -> bool:
+        """When the place has not moved for so long: does it take in what is new?"""
+        found = await log.conn.fetchval(
+            "UPDATE search_place SET moved_at = clock_timestamp() - $1 * interval '1 second' RETURNING place",
+            seconds,
+        )
         await who.look()
-        return bool(before != await log.conn.fetchval(moved))
+        return bool(found != await log.conn.fetchval("SELECT place FROM search_place"))
 
     try:
         await log.person(1)
@@ -845,25 +845,28 @@ async def test_whoever_keeps_it_goes_on_and_another_takes_over_when_it_stands_st
             await log.say(place, 1, f"sandpiper {said}", EPOCH + timedelta(minutes=said))
 
         await catch_up(log.conn)
-        await other.look()  # and knows from when on the place has moved
+        await other.look()  # and knows from where on the place has moved
         await say()
-        assert await works(one, 1)
+        assert await works(one)
         for _ in range(3):
             await say()
-            assert not await works(other, 0.1) and await works(one, 1), "it is one's turn"
+            assert not await works(other) and await works(one), "it is one's turn"
         await say()
-        assert not await works(other, 0.1), "it has just seen one move it"
-        assert not await works(other, indexer.STILL_SECONDS - 0.1)
-        assert await works(other, 0.2), "one has not moved it for so long"
+        assert not await works(other, indexer.STILL_SECONDS - 0.3)
+        assert await works(other, indexer.STILL_SECONDS + 0.1), "one has not moved it for so long"
         for _ in range(2):
             await say()
-            assert not await works(one, 0.1) and await works(other, 1), "and now it is the other's"
+            assert not await works(one) and await works(other), "and now it is the other's"
         await log.delete(place, place.said[-1])
-        assert await works(other, 1)
+        assert await works(other)
         while (await other.look())[0]:
             pass
         await say()
-        assert not await works(one, 0) and await works(one, 2), "with what the other has written before it"
+        assert not await works(one)
+        await other.close()
+        before = await log.conn.fetchval("SELECT place FROM search_place")
+        await one.look()
+        assert before != await log.conn.fetchval("SELECT place FROM search_place"), "left: nobody has to wait"
         await catch_up(log.conn)
         await sound(log)
         assert len(await searched(log.conn, 1, ("sandpiper",), 20)) == said - 1

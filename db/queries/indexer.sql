@@ -12,7 +12,7 @@ SELECT place, set_config('idle_in_transaction_session_timeout', '15s', true) AS 
 FROM search_place WHERE one FOR UPDATE SKIP LOCKED;
 
 -- name: waits :one
--- When the place last moved, whether anything has been committed since it (or it is one of another cluster), and whether
+-- The place, for how many seconds it has not moved, whether anything has been committed since it (or it is one of another cluster), and whether
 -- anything is late: what can be known without a lock, while another is at work, and without a transaction id.
 -- params:
 -- job:    indexer: before each round, and after one in which another one was at work (hot)
@@ -26,7 +26,7 @@ WITH seen AS MATERIALIZED (
     UNION ALL
     SELECT pg_snapshot_xmax(place), (pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)::text::xid8 FROM seen
 )
-SELECT moved_at, EXISTS (
+SELECT place::text AS place, extract(epoch FROM clock_timestamp() - moved_at)::float AS still_seconds, EXISTS (
     SELECT FROM since
     CROSS JOIN LATERAL (SELECT FROM changes WHERE xid >= since.low AND xid <= since.high ORDER BY xid LIMIT 1) c) AS any,
     pg_snapshot_xmax(place)::text::bigint > pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS foreign_place,
@@ -155,13 +155,21 @@ INSERT INTO search_grams (block_id, grams) VALUES (:id, :grams);
 -- locks:  these rows
 DELETE FROM search_grams WHERE block_id = :id;
 
--- name: move :value
--- What has been seen; when it was.
+-- name: move :exec
+-- What has been seen.
 -- params: place (pg_snapshot, as text)
 -- job:    indexer (hot)
 -- plan:   search_place: its one row
 -- locks:  search_place, which is held
-UPDATE search_place SET place = :place, moved_at = clock_timestamp() WHERE one RETURNING moved_at;
+UPDATE search_place SET place = :place, moved_at = clock_timestamp() WHERE one;
+
+-- name: leave :exec
+-- Whoever has kept the index, up to this place, ends: another need not wait until it has stood still.
+-- params: place (pg_snapshot, as text)
+-- job:    indexer: at the end of a worker
+-- plan:   search_place: its one row
+-- locks:  search_place
+UPDATE search_place SET moved_at = 'epoch' WHERE one AND place = :place;
 
 -- name: delay :exec
 -- These are to be looked at later.

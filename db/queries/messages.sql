@@ -34,11 +34,14 @@ WITH door AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), quoted AS MATERIALIZED (
-    -- All of them by one scan: they mostly lie side by side. Outside the reader's stretches a quote stays a bare seq.
+    -- Most are of the page itself, each of the others is a lookup. Not all of them by one scan with ANY: before Postgres 17
+    -- a plan may read the whole thread for that. Outside the reader's stretches a quote stays a bare seq.
+    SELECT p.* FROM page p WHERE p.seq = ANY (ARRAY(SELECT o.reply_to FROM page o WHERE o.reply_to IS NOT NULL))
+    UNION ALL
     SELECT m.*
-    FROM messages m
-    WHERE m.thread_id = :thread_id AND m.seq = ANY (ARRAY(SELECT p.reply_to FROM page p WHERE p.reply_to IS NOT NULL))
-        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
+    FROM (SELECT DISTINCT p.reply_to AS seq FROM page p WHERE p.reply_to <> ALL (ARRAY(SELECT o.seq FROM page o))) other
+    CROSS JOIN LATERAL (SELECT o.* FROM messages o WHERE o.thread_id = :thread_id AND o.seq = other.seq OFFSET 0) m
+    WHERE EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
 ), author AS MATERIALIZED (
     -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
     SELECT u.id, u AS account FROM users u
@@ -86,11 +89,14 @@ WITH door AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), quoted AS MATERIALIZED (
-    -- All of them by one scan: they mostly lie side by side. Outside the reader's stretches a quote stays a bare seq.
+    -- Most are of the page itself, each of the others is a lookup. Not all of them by one scan with ANY: before Postgres 17
+    -- a plan may read the whole thread for that. Outside the reader's stretches a quote stays a bare seq.
+    SELECT p.* FROM page p WHERE p.seq = ANY (ARRAY(SELECT o.reply_to FROM page o WHERE o.reply_to IS NOT NULL))
+    UNION ALL
     SELECT m.*
-    FROM messages m
-    WHERE m.thread_id = :thread_id AND m.seq = ANY (ARRAY(SELECT p.reply_to FROM page p WHERE p.reply_to IS NOT NULL))
-        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
+    FROM (SELECT DISTINCT p.reply_to AS seq FROM page p WHERE p.reply_to <> ALL (ARRAY(SELECT o.seq FROM page o))) other
+    CROSS JOIN LATERAL (SELECT o.* FROM messages o WHERE o.thread_id = :thread_id AND o.seq = other.seq OFFSET 0) m
+    WHERE EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
 ), author AS MATERIALIZED (
     -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
     SELECT u.id, u AS account FROM users u
@@ -165,11 +171,14 @@ WITH door AS MATERIALIZED (
     -- Asked once, for the status of the reader's own messages; not at all when there are none.
     SELECT * FROM reach_of_others(:thread_id, :user_id)
 ), quoted AS MATERIALIZED (
-    -- All of them by one scan: they mostly lie side by side. Outside the reader's stretches a quote stays a bare seq.
+    -- Most are of the page itself, each of the others is a lookup. Not all of them by one scan with ANY: before Postgres 17
+    -- a plan may read the whole thread for that. Outside the reader's stretches a quote stays a bare seq.
+    SELECT p.* FROM page p WHERE p.seq = ANY (ARRAY(SELECT o.reply_to FROM page o WHERE o.reply_to IS NOT NULL))
+    UNION ALL
     SELECT m.*
-    FROM messages m
-    WHERE m.thread_id = :thread_id AND m.seq = ANY (ARRAY(SELECT p.reply_to FROM page p WHERE p.reply_to IS NOT NULL))
-        AND EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
+    FROM (SELECT DISTINCT p.reply_to AS seq FROM page p WHERE p.reply_to <> ALL (ARRAY(SELECT o.seq FROM page o))) other
+    CROSS JOIN LATERAL (SELECT o.* FROM messages o WHERE o.thread_id = :thread_id AND o.seq = other.seq OFFSET 0) m
+    WHERE EXISTS (SELECT FROM sight s WHERE m.seq > s.low AND m.seq <= s.high)
 ), author AS MATERIALIZED (
     -- Each once and not for each message, whatever the planner thinks: a lookup costs more the more people there are.
     SELECT u.id, u AS account FROM users u

@@ -12,11 +12,9 @@ put aside in search_late, and taken some blocks at a time: it holds up nothing t
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import asyncpg
 
@@ -28,7 +26,7 @@ from server.grams import Entry, Key
 from server.live.merged import Place, known
 
 LOOK_SECONDS = 1.1  # between two looks, at least: each writes the newest block anew, some 10 ms of work
-STILL_SECONDS = 1.5  # without a move of the place, then another worker may take over
+STILL_SECONDS = 1.3  # without a move of the place, then another worker may take over
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 BEHIND_SECONDS = 2.0  # what is promised
@@ -122,7 +120,11 @@ async def ungram(db: Db, *, id: int) -> str: ...
 
 
 @query
-async def move(db: Db, *, place: str) -> datetime: ...
+async def move(db: Db, *, place: str) -> str: ...
+
+
+@query
+async def leave(db: Db, *, place: str) -> str: ...
 
 
 @query
@@ -160,7 +162,7 @@ class Memory:
     """What a worker remembers of its last look, to save itself the next."""
 
     newest: Newest | None = None
-    moved_at: datetime | None = None  # the place, by this worker
+    place: str | None = None  # where this worker has moved it
 
 
 class Indexer:
@@ -170,10 +172,11 @@ class Indexer:
         self._db, self._clock = db, clock
         self.behind, self._caught_up = False, clock()
         self._memory = Memory()
-        self._moved_at: datetime | None = None  # of the place, at the last round
-        self._moved_before: datetime | None = None  # and at the last look
-        self._others_at = -math.inf  # when another worker was last seen to have moved it
+        self._place: str | None = None  # at the last round
+        self._place_before: str | None = None  # and at the last look
+        self._others = False  # another worker has been seen to move it, since this one has
         self._any = False  # whether there was anything to do
+        self._pause = LOOK_SECONDS
         self._hinted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tidied = 0.0
@@ -191,6 +194,10 @@ class Indexer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._memory.place is not None:
+            with contextlib.suppress(*AWAY):
+                async with asyncio.timeout(1), self._db.acquire() as conn:
+                    await leave(conn, place=self._memory.place)
 
     async def _run(self) -> None:
         while True:
@@ -209,15 +216,16 @@ class Indexer:
         left, pause, current = None, LOOK_SECONDS, False
         try:
             left = await self.round()
+            pause = self._pause
             # Another worker who gets on, or has nothing to do, says itself how far behind it is.
-            goes_on = self._moved_at != self._moved_before or not self._any
-            current, self._moved_before = left is False or (left is None and goes_on), self._moved_at
+            goes_on = self._place != self._place_before or not self._any
+            current, self._place_before = left is False or (left is None and goes_on), self._place
         except AWAY as error:
             log.event("search.blind", level="warning", reason=type(error).__name__)
-            pause = RETRY_SECONDS
+            pause, self._memory = RETRY_SECONDS, Memory()  # of what may never have been committed
         except Exception as error:  # whatever it is: the next round tries again
             log.event("search.failed", level="error", reason=repr(error)[:300])
-            pause = RETRY_SECONDS
+            pause, self._memory = RETRY_SECONDS, Memory()
         now = self._clock()
         if current:
             self._caught_up = now
@@ -228,11 +236,15 @@ class Indexer:
 
     def _is_left_alone(self, asked: asyncpg.Record) -> bool:
         """Whether another worker is at it."""
-        moved_at, mine = asked["moved_at"], asked["moved_at"] == self._memory.moved_at
-        if not mine and self._moved_at not in (None, moved_at):
-            self._others_at = self._clock()
-        self._moved_at, self._any = moved_at, asked["any"]
-        return not mine and self._clock() - self._others_at < STILL_SECONDS
+        if asked["place"] == self._memory.place:
+            self._others = False
+        elif self._place not in (None, asked["place"]):
+            self._others = True
+        self._place, self._any = asked["place"], asked["any"]
+        left_alone = self._others and asked["still_seconds"] < STILL_SECONDS
+        # It looks again when nobody can have been at it: what is said meanwhile waits for no more than that.
+        self._pause = STILL_SECONDS - asked["still_seconds"] + 0.02 if left_alone else LOOK_SECONDS
+        return bool(left_alone)
 
     async def round(self) -> bool | None:
         """Take in what there is, within bounds. Whether more is left; None when another worker does it."""
@@ -267,16 +279,18 @@ async def take_new(conn: asyncpg.Connection, memory: Memory | None = None) -> bo
         here = known(rows[0]["place"])
         if seen.end > here.end:  # of another cluster: a dump that was restored
             log.event("search.lost", level="error", remedy="bobbin search rebuild")
-            memory.moved_at = await move(conn, place=here.text)
+            await move(conn, place=here.text)
             return False
         found = [row for row in rows if row["xid"] is not None]
         if not found:
             if seen.open - here.open:
-                memory.moved_at = await move(conn, place=here.text)
+                await move(conn, place=here.text)
+                memory.place = here.text
             return False
         pairs, reached, more = await _taken(conn, seen, here, found)
         await take(conn, memory, await entries_now(conn, pairs))
-        memory.moved_at = await move(conn, place=reached)
+        await move(conn, place=reached)
+        memory.place = reached
         return more
 
 
