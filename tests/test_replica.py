@@ -279,7 +279,10 @@ async def test_a_replica_that_is_behind_is_not_read_from(pair: Pair, cast: Cast,
         await pair.do(pair.standby, LATE[how][1])
         await pair.do(pair.standby, "SELECT pg_reload_conf()")
     await pair.used()
-    assert pair.said("replica.back") >= back + 2
+    await so(
+        lambda: pair.said("replica.back") >= back + 2,
+        "both have said so: lines of a moment are written together",
+    )
     before = pair.calls(pair.standby, "messages.page")
     for _ in range(10):
         await texts(pair, cast.team, cast.ben)
