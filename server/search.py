@@ -252,7 +252,7 @@ async def get_search(request: Request, query: SearchQuery) -> HTTPResponse:
         async with _look(conn):
             await _sight(conn, walk, me, query.threadId)
             if query.hasFile:
-                walk.ended = True  # there are no files yet: issue 6
+                walk.ended = True  # there are no files yet
             return walk, await _page(conn, walk, me, query.limit)
 
     walk, found = await ctx.reads.reading(work)
